@@ -1,0 +1,11 @@
+//! The HTTP contract of Tasker: request and response types, the client, and the drawing of task graphs.
+//!
+//! The server answers with these types and the client reads them, so the two cannot drift apart. Deliberately absent: SQL,
+//! state that outlives a call (but the connection pool), and any decision about tasks.
+
+pub mod client;
+pub mod graph;
+pub mod types;
+
+pub use client::{Client, Waited, ClientError};
+pub use graph::{Graph, GraphFormat};

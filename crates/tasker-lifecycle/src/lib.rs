@@ -1,0 +1,20 @@
+//! The pure core of Tasker: ids, DAG, templates, states, [`decide`] and [`evolve`].
+//!
+//! Plain values in, plain values out. There is deliberately no IO here, no clock, no randomness and no
+//! logging: time is an argument, jitter is seeded, and what happened is told by the returned values.
+
+pub mod dag;
+mod decide;
+pub mod ids;
+pub mod retry;
+mod state;
+mod task;
+pub mod template;
+
+pub use decide::{
+    Cause, DeadLetterReason, Decision, Effect, Event, MAX_TICKET_DELAY_MS, Outcome, Refused, Transition, decide, evolve,
+    passing_states,
+};
+pub use ids::{Nonce, StepId, StepIndex, TaskId, Timestamp};
+pub use state::{StepState, TaskState, UnknownState};
+pub use task::{CorruptTask, Holder, Live, StoredTask, Task, TicketRef};

@@ -1,0 +1,52 @@
+//! What a template may say and this version of the engine does not act on.
+
+use super::model::{Lifecycle, StepKind, StepTemplate, Template};
+use super::problem::{Findings, Path, Problem};
+
+pub(super) fn find(template: &Template) -> Vec<Problem> {
+    let mut out = Findings::default();
+    let root = Path::Root;
+    if !template.domain_events.is_empty() {
+        refuse(&Path::Key(&root, "domain_events"), "domain events are not published yet", &mut out);
+    }
+    if template.lifecycle != Lifecycle::default() {
+        refuse(&Path::Key(&root, "lifecycle"), "bounds on a task's life are not watched yet", &mut out);
+    }
+    let steps = Path::Key(&root, "steps");
+    for (index, step) in template.steps.iter().enumerate() {
+        if out.full() {
+            break;
+        }
+        find_in_step(step, &Path::Item(&steps, index), &mut out);
+    }
+    out.problems
+}
+
+fn find_in_step(step: &StepTemplate, at: &Path<'_>, out: &mut Findings) {
+    let mut refuse_key = |key, message: &str| refuse(&Path::Key(at, key), message, out);
+    if step.kind != StepKind::Standard {
+        refuse_key("type", &format!("steps of type {} are not run yet", step.kind));
+    }
+    if !step.publishes_events.is_empty() {
+        refuse_key("publishes_events", "domain events are not published yet");
+    }
+    if !step.uses.is_empty() {
+        refuse_key("uses", "shared resources are not limited yet");
+    }
+    if step.batch_config.is_some() {
+        refuse_key("batch_config", "steps are not split into batches yet");
+    }
+    let handler = Path::Key(at, "handler");
+    if let Some(method) = &step.handler.method {
+        let message = format!("the method `{method}` is not called; every handler's `call` is");
+        refuse(&Path::Key(&handler, "method"), &message, out);
+    }
+    if let Some(resolver) = &step.handler.resolver {
+        let message = format!("the resolver `{resolver}` is not asked; handlers are found by their names");
+        refuse(&Path::Key(&handler, "resolver"), &message, out);
+    }
+}
+
+fn refuse(at: &Path<'_>, message: &str, out: &mut Findings) {
+    out.add("unsupported", (at, None), message, "remove it");
+}

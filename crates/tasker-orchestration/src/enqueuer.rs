@@ -1,0 +1,196 @@
+//! `StepEnqueuerActor`: what changes tasks other than creation and results: commands, due times, and the
+//! sweep that feeds what a lost message left undecided.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use sqlx::PgConnection;
+use tasker_lifecycle::{Event, Refused, TaskId};
+use tasker_shared::store::{StoreError, due, sweep, tasks};
+use tokio::sync::oneshot;
+
+use crate::actor::{Actor, Handled, Work};
+use crate::advance::{Advance, After, snapshots};
+use crate::engine::Parts;
+use crate::errors::CommandError;
+
+/// How many live tasks one look of the sweep covers; it comes back for the rest.
+const SWEEP_PAGE: i64 = 2_000;
+/// How long a stored attempt may stay undecided before the sweep feeds it: its message is normally decided
+/// on within milliseconds.
+const UNDECIDED_AGE_MS: f64 = 3_000.0;
+/// How often partitions are looked at.
+const PARTITIONS_EVERY: Duration = Duration::from_hours(1);
+
+/// An event that somebody outside asks for, with who and why.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) task: TaskId,
+    pub(crate) event: Event,
+    /// JSON text for the history.
+    pub(crate) detail: String,
+    /// Whether anything changed.
+    pub(crate) reply: oneshot::Sender<Result<bool, CommandError>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct StepEnqueuer {
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) sweep: Mutex<Sweep>,
+}
+
+/// Where the sweep is. Lost with the process, which only means that it begins anew.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    after: Option<TaskId>,
+    partitions_at: Option<Instant>,
+}
+
+/// What follows a commit of commands.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    after: After,
+    answers: Vec<Result<bool, CommandError>>,
+}
+
+impl Actor for StepEnqueuer {
+    type Event = Command;
+    type After = Carried;
+
+    const NAME: &'static str = "enqueuer";
+
+    fn batch_max(&self) -> usize {
+        self.parts.config.sweep.due_batch
+    }
+
+    async fn handle(&self, conn: &mut PgConnection, work: Work<'_, Command>) -> Result<Handled<Carried>, StoreError> {
+        match work {
+            Work::Inbox { events, .. } => {
+                Ok(Handled { after: self.commands(conn, events).await?, taken: 0, next: None })
+            }
+            Work::Source(max) => self.look(conn, max).await,
+        }
+    }
+
+    fn committed(&self, carried: Carried, commands: Vec<Command>) {
+        carried.after.committed(&self.parts);
+        for (command, answer) in commands.into_iter().zip(carried.answers) {
+            // Who asked may have gone away meanwhile.
+            let _gone = command.reply.send(answer);
+        }
+    }
+
+    fn offends(&self, command: Command, error: StoreError) {
+        tracing::error!(task = %command.task, %error, "a command can't be carried out");
+        let _gone = command.reply.send(Err(CommandError::Unavailable));
+    }
+
+    async fn file_offender(&self, _conn: &mut PgConnection, error: &StoreError) -> Result<(), StoreError> {
+        // The task that can't be read stays as it is for an operator; the sweep goes on behind it.
+        tracing::error!(%error, "the sweep met a task that it can't handle");
+        let mut sweep = self.sweep.lock().expect("no panic while held");
+        sweep.after = sweep.after.or(Some(self.parts.new_task_id()));
+        Ok(())
+    }
+
+    fn abandoned(&self, commands: Vec<Command>) {
+        for command in commands {
+            let _gone = command.reply.send(Err(CommandError::Unavailable));
+        }
+    }
+}
+
+impl StepEnqueuer {
+    /// What workers had stored before the command came is decided first, then the command.
+    async fn commands(&self, conn: &mut PgConnection, commands: &[Command]) -> Result<Carried, StoreError> {
+        let ids: BTreeSet<TaskId> = commands.iter().map(|command| command.task).collect();
+        let ids: Vec<TaskId> = ids.into_iter().collect();
+        let mut advance = self.locked(conn, &ids).await?;
+        for (task, event) in sweep::undecided_of(conn, &ids).await? {
+            if let Err(refused) = advance.event(task, event) {
+                tracing::warn!(%task, %refused, "a stored attempt that never could apply");
+            }
+        }
+        advance.settle(conn, &self.parts).await?;
+        let mut answers = Vec::with_capacity(commands.len());
+        for command in commands {
+            answers.push(carry_out(&mut advance, command));
+            advance.settle(conn, &self.parts).await?;
+        }
+        Ok(Carried { after: advance.write(conn, &self.parts).await?, answers })
+    }
+
+    /// Due times first; when none is due, a page of the sweep.
+    async fn look(&self, conn: &mut PgConnection, max: usize) -> Result<Handled<Carried>, StoreError> {
+        let (mut events, next_ms) = due::come_due(conn, i64::try_from(max).unwrap_or(i64::MAX)).await?;
+        let taken = events.len();
+        if taken == 0 {
+            events = self.sweep_page(conn).await?;
+        }
+        let ids: BTreeSet<TaskId> = events.iter().map(|(task, _)| *task).collect();
+        let mut carried = Carried::default();
+        if !ids.is_empty() {
+            let ids: Vec<TaskId> = ids.into_iter().collect();
+            let mut advance = self.locked(conn, &ids).await?;
+            for (task, event) in events {
+                if let Err(refused) = advance.event(task, event) {
+                    tracing::warn!(%task, %refused, "a stored event that never could apply");
+                }
+            }
+            carried.after = advance.write(conn, &self.parts).await?;
+        }
+        Ok(Handled { after: carried, taken, next: next_ms.map(Duration::from_millis) })
+    }
+
+    async fn sweep_page(&self, conn: &mut PgConnection) -> Result<Vec<(TaskId, Event)>, StoreError> {
+        let (after, partitions) = {
+            let mut sweep = self.sweep.lock().expect("no panic while held");
+            let due = sweep.partitions_at.is_none_or(|at| at.elapsed() > PARTITIONS_EVERY);
+            if due {
+                sweep.partitions_at = Some(Instant::now());
+            }
+            (sweep.after, due)
+        };
+        if partitions {
+            sweep::ensure_partitions(conn).await?;
+        }
+        let queues = self.parts.queues();
+        let queue = &self.parts.config.queue;
+        let longest_delay = tasker_lifecycle::MAX_TICKET_DELAY_MS;
+        let clamped = pgmq_notify::clamp_vt(
+            conn,
+            &queues,
+            Duration::from_millis(queue.max_lease_ms),
+            Duration::from_millis(longest_delay),
+        )
+        .await?;
+        if clamped > 0 {
+            tracing::warn!(clamped, "tickets were hidden for longer than any lease; the clock must have jumped");
+        }
+        let (found, last) = sweep::undecided(conn, after, SWEEP_PAGE, UNDECIDED_AGE_MS).await?;
+        if !found.is_empty() {
+            tracing::info!(attempts = found.len(), "the sweep found attempts whose message was lost");
+        }
+        self.sweep.lock().expect("no panic while held").after = last;
+        Ok(found)
+    }
+
+    async fn locked(&self, conn: &mut PgConnection, ids: &[TaskId]) -> Result<Advance, StoreError> {
+        let locked = tasks::lock_and_take(conn, ids, &[]).await?;
+        Ok(Advance::new(locked.now, snapshots(conn, &self.parts, &locked.versions).await?))
+    }
+}
+
+fn carry_out(advance: &mut Advance, command: &Command) -> Result<bool, CommandError> {
+    if advance.snapshot(command.task).is_none() {
+        return Err(CommandError::NotFound);
+    }
+    let changed = advance.event(command.task, command.event).map_err(|refused: Refused| refused)?;
+    if changed {
+        advance.writes.explain(command.detail.clone());
+    }
+    Ok(changed)
+}

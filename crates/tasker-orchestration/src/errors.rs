@@ -1,0 +1,98 @@
+//! What can go wrong at the server, by what the caller can do.
+
+use tasker_lifecycle::TaskId;
+use tasker_shared::store::{MigrateError, StoreError};
+
+/// One offence in an input, with the place.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Violation {
+    /// JSON pointer (RFC 6901) or field name.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Why a task was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// No such template.
+    #[error("there is no template {namespace}/{name}{}", version.as_ref().map(|v| format!(" in version {v}")).unwrap_or_default())]
+    UnknownTemplate {
+        /// As asked for.
+        namespace: String,
+        /// As asked for.
+        name: String,
+        /// As asked for.
+        version: Option<String>,
+    },
+    /// The input does not match the template's schema.
+    #[error("the context does not match the template's input schema")]
+    InputSchema(Vec<Violation>),
+    /// The request itself is not valid.
+    #[error("the request is not valid")]
+    Invalid(Vec<Violation>),
+    /// The idempotency key was used with another body.
+    #[error("this idempotency key was used for task {task} with another body")]
+    KeyConflict {
+        /// The task that holds the key.
+        task: TaskId,
+    },
+    /// The template allows one task per input, and there is one.
+    #[error("task {task} has the same input")]
+    Duplicate {
+        /// The task that is there.
+        task: TaskId,
+    },
+    /// More requests wait than may; nothing was done.
+    #[error("too many requests are waiting")]
+    Overloaded {
+        /// When to try again.
+        retry_after_ms: u64,
+    },
+    /// The database is away; nothing was done.
+    #[error("the database can't be reached")]
+    Unavailable,
+    /// The answer of the commit got lost: the task may or may not exist.
+    #[error("whether the task was created is not known")]
+    OutcomeUnknown,
+    /// The server is stopping; nothing was done.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// Why a command on a task was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// There is no such task.
+    #[error("there is no such task")]
+    NotFound,
+    /// The task is in a state that the command does not apply to.
+    #[error(transparent)]
+    Refused(#[from] tasker_lifecycle::Refused),
+    /// More commands wait than may.
+    #[error("too many commands are waiting")]
+    Overloaded {
+        /// When to try again.
+        retry_after_ms: u64,
+    },
+    /// The database is away, or the answer of the commit got lost: the same command may be sent again.
+    #[error("the database can't be reached")]
+    Unavailable,
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database refused, or is away.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The schema could not be brought to this version.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

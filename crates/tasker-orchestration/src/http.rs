@@ -1,0 +1,152 @@
+//! The HTTP API: routes, and what they share. Deliberately absent: any decision about tasks.
+//!
+//! A request passes the [`guard`], one handler, and at most a few reads; what changes something goes through the
+//! [`Engine`].
+
+mod error;
+mod guard;
+mod history;
+mod input;
+mod server;
+mod steps;
+mod system;
+mod tasks;
+mod templates;
+mod view;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use tasker_client::types::{ErrorBody, TaskState};
+use tasker_lifecycle::template::Template;
+use tasker_lifecycle::{StepIndex, TaskId};
+use tasker_shared::store::{queries, tasks as stored};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use utoipa::{IntoResponses, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::engine::Engine;
+use error::ApiError;
+use view::TaskView;
+
+pub use server::serve;
+
+/// What handlers share.
+#[derive(Clone)]
+struct Api {
+    engine: Engine,
+    shutdown: CancellationToken,
+    /// Places of requests that work.
+    working: Arc<Semaphore>,
+    /// Places of requests that wait for a task.
+    waiting: Arc<Semaphore>,
+    openapi: Arc<str>,
+    started: Instant,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    async fn task(&self, task: TaskId) -> Result<TaskView, ApiError> {
+        self.task_with(task, None).await
+    }
+
+    /// A task with the attempts of one step, or of all.
+    async fn task_with(&self, id: TaskId, step: Option<StepIndex>) -> Result<TaskView, ApiError> {
+        let mut conn = self.engine.pool().acquire().await?;
+        let record = queries::task(&mut conn, id, self.engine.templates()).await?;
+        let record = record.ok_or_else(|| ApiError::not_found("task"))?;
+        let tickets = queries::tickets(&mut conn, &record).await?;
+        let attempts = queries::last_attempts(&mut conn, id, step).await?;
+        Ok(TaskView::new(record, tickets, attempts, self.engine.parts.now()))
+    }
+
+    async fn template_of(&self, id: TaskId) -> Result<Arc<Template>, ApiError> {
+        let mut conn = self.engine.pool().acquire().await?;
+        let record = queries::task(&mut conn, id, self.engine.templates()).await?;
+        Ok(Arc::clone(record.ok_or_else(|| ApiError::not_found("task"))?.task.template()))
+    }
+
+    /// The length of a task's history, and its state.
+    async fn progress(&self, id: TaskId) -> Result<(i32, TaskState), ApiError> {
+        let mut conn = self.engine.pool().acquire().await?;
+        let found = stored::progress(&mut conn, &[id]).await?;
+        let (_, seq, state) = found.into_iter().next().ok_or_else(|| ApiError::not_found("task"))?;
+        Ok((seq, state))
+    }
+}
+
+/// Every refusal has the same body; its code says which it is.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it only describes the answers")]
+enum Refusals {
+    /// The request can't be carried out as it is.
+    #[response(status = "4XX")]
+    Request(ErrorBody),
+    /// The server can't carry it out now; `Retry-After` says when to try again.
+    #[response(status = "5XX")]
+    Server(ErrorBody),
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Tasker", description = "Workflows on PostgreSQL: templates, tasks, steps."),
+    components(schemas(ErrorBody)),
+    tags(
+        (name = "tasks", description = "Runs of templates."),
+        (name = "steps", description = "The nodes of a task."),
+        (name = "templates", description = "Graphs of steps to run."),
+        (name = "system", description = "The server itself.")
+    )
+)]
+struct Description;
+
+/// All routes, without a server of their own: for embedding and tests.
+pub fn router(engine: Engine) -> Router {
+    routed(engine, CancellationToken::new())
+}
+
+fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
+    let (router, document) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(tasks::create, tasks::list))
+        .routes(routes!(tasks::get, tasks::cancel))
+        .routes(routes!(tasks::wait))
+        .routes(routes!(history::events))
+        .routes(routes!(history::history))
+        .routes(routes!(history::graph))
+        .routes(routes!(steps::list))
+        .routes(routes!(steps::get))
+        .routes(routes!(steps::audit))
+        .routes(routes!(templates::list, templates::register))
+        .routes(routes!(templates::get))
+        .routes(routes!(system::summary))
+        .routes(routes!(system::live))
+        .routes(routes!(system::ready))
+        .routes(routes!(system::detailed))
+        .routes(routes!(system::live_short))
+        .routes(routes!(system::ready_short))
+        .routes(routes!(system::metrics))
+        .routes(routes!(system::config))
+        .routes(routes!(system::openapi))
+        .routes(routes!(system::ui))
+        .split_for_parts();
+    let places = engine.config().web.max_in_flight;
+    let api = Api {
+        engine,
+        shutdown,
+        working: Arc::new(Semaphore::new(places)),
+        waiting: Arc::new(Semaphore::new(places)),
+        openapi: document.to_json().expect("the document is made of strings and lists").into(),
+        started: Instant::now(),
+    };
+    router.layer(from_fn_with_state(api.clone(), guard::guard)).with_state(api)
+}

@@ -1,0 +1,164 @@
+//! `ResultProcessorActor`: an attempt's outcome becomes transitions, and newly ready steps get their tickets,
+//! in the same commit. One lane of it never meets another one's tasks in its inbox.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sqlx::PgConnection;
+use tasker_lifecycle::{Event, Nonce, TaskId};
+use tasker_shared::crash_point;
+use tasker_shared::messages::{Report, ReportedOutcome, STEP_RESULTS, Verdict};
+use tasker_shared::store::tasks::{self, StoredResult};
+use tasker_shared::store::{StoreError, dead_letters, discards};
+
+use crate::actor::{Actor, Handled, Work};
+use crate::advance::{Advance, After, snapshots};
+use crate::engine::Parts;
+
+/// One lane.
+#[derive(Debug)]
+pub(crate) struct ResultProcessor {
+    pub(crate) parts: Arc<Parts>,
+    /// Only one lane looks into the queue where the inboxes are fed by a worker in this process.
+    pub(crate) reads_queue: bool,
+}
+
+/// What follows a commit of results.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    after: After,
+    /// Positions of the reports that were accepted.
+    accepted: Vec<usize>,
+    refused: usize,
+}
+
+impl Actor for ResultProcessor {
+    type Event = Report;
+    type After = Decided;
+
+    const NAME: &'static str = "results";
+
+    fn batch_max(&self) -> usize {
+        self.parts.config.actor.batch_max
+    }
+
+    async fn handle(&self, conn: &mut PgConnection, work: Work<'_, Report>) -> Result<Handled<Decided>, StoreError> {
+        match work {
+            Work::Inbox { events, .. } => {
+                Ok(Handled { after: self.reports(conn, events).await?, taken: 0, next: None })
+            }
+            Work::Source(_) if !self.reads_queue => Ok(Handled { after: Decided::default(), taken: 0, next: None }),
+            Work::Source(max) => self.messages(conn, max).await,
+        }
+    }
+
+    fn committed(&self, decided: Decided, reports: Vec<Report>) {
+        let metrics = &self.parts.metrics;
+        metrics.fences_refused.inc_by(decided.refused as u64);
+        for position in decided.accepted {
+            let report = &reports[position];
+            metrics.steps_reported.with_label_values(&[report.outcome.name()]).inc();
+            if let (ReportedOutcome::Success { result, .. }, Some(local)) = (&report.outcome, &self.parts.local) {
+                local.payloads().put_result(report.claim.task, report.claim.step, Arc::clone(result));
+            }
+        }
+        decided.after.committed(&self.parts);
+    }
+
+    fn offends(&self, report: Report, error: StoreError) {
+        let Report { claim, .. } = report;
+        tracing::error!(task = %claim.task, step = %claim.step, attempt = claim.attempt, %error,
+            "a report can't be stored; its lease will end");
+    }
+
+    async fn file_offender(&self, conn: &mut PgConnection, error: &StoreError) -> Result<(), StoreError> {
+        let queue = pgmq_notify::QueueName::new(STEP_RESULTS).expect("a valid queue name");
+        for message in pgmq_notify::pop(conn, &queue, 1).await? {
+            dead_letters::file_message(conn, STEP_RESULTS, message.msg_id, &message.body, &error.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    fn abandoned(&self, reports: Vec<Report>) {
+        tracing::warn!(reports = reports.len(), "stopped before these reports were stored; their leases will end");
+    }
+}
+
+impl ResultProcessor {
+    /// Reports of the worker in this process.
+    async fn reports(&self, conn: &mut PgConnection, reports: &[Report]) -> Result<Decided, StoreError> {
+        let mut ids: Vec<TaskId> = reports.iter().map(|report| report.claim.task).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let tokens: Vec<_> = reports.iter().map(|report| &report.claim.token).collect();
+        let mut locked = tasks::lock_and_take(conn, &ids, &tokens).await?;
+        crash_point::pass("advance.after_lock").await?;
+        let snapshots = snapshots(conn, &self.parts, &locked.versions).await?;
+        let mut advance = Advance::new(locked.now, snapshots);
+        // By task, so that the changes of one task share a history row.
+        locked.taken.sort_by_key(|position| reports[*position].claim.task);
+        for position in &locked.taken {
+            let report = &reports[*position];
+            advance.writes.attempt(report);
+            let claim = &report.claim;
+            let event = Event::Reported {
+                step: claim.step,
+                attempt: claim.attempt,
+                nonce: Nonce(claim.token.nonce),
+                outcome: report.outcome.for_lifecycle(),
+            };
+            if let Err(refused) = advance.event(claim.task, event) {
+                tracing::warn!(task = %claim.task, %refused, "a report that never could apply is kept as an attempt only");
+            }
+        }
+        let refused = self.discard(conn, reports, &locked.taken).await?;
+        let after = advance.write(conn, &self.parts).await?;
+        Ok(Decided { after, accepted: locked.taken, refused })
+    }
+
+    /// Reports whose ticket was not theirs any more.
+    async fn discard(&self, conn: &mut PgConnection, reports: &[Report], taken: &[usize]) -> Result<usize, StoreError> {
+        if taken.len() == reports.len() {
+            return Ok(0);
+        }
+        let verdicts = discards::discard(conn, reports, taken).await?;
+        let refused = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Refused);
+        Ok(refused
+            .map(|(position, _)| {
+                let claim = &reports[*position].claim;
+                tracing::info!(task = %claim.task, step = %claim.step, attempt = claim.attempt, "late report refused");
+            })
+            .count())
+    }
+
+    /// Result messages of workers in other processes.
+    async fn messages(&self, conn: &mut PgConnection, max: usize) -> Result<Handled<Decided>, StoreError> {
+        let qty = i32::try_from(max).unwrap_or(i32::MAX);
+        let mut results = tasks::take_results(conn, qty).await?;
+        let taken = results.len();
+        let Some(now) = results.first().map(|result| result.now) else {
+            return Ok(Handled { after: Decided::default(), taken: 0, next: None });
+        };
+        crash_point::pass("advance.after_lock").await?;
+        let versions: HashMap<TaskId, i64> = results.iter().filter_map(|result| result.task).collect();
+        let mut advance = Advance::new(now, snapshots(conn, &self.parts, &versions).await?);
+        results.sort_by_key(|result| result.task);
+        for result in &results {
+            match (result.task, result.event) {
+                (Some((task, _)), Some(event)) => {
+                    if let Err(refused) = advance.event(task, event) {
+                        tracing::warn!(%task, %refused, "a stored attempt that never could apply");
+                    }
+                }
+                _ => self.not_a_result(conn, result).await?,
+            }
+        }
+        let after = advance.write(conn, &self.parts).await?;
+        Ok(Handled { after: Decided { after, ..Decided::default() }, taken, next: None })
+    }
+
+    async fn not_a_result(&self, conn: &mut PgConnection, result: &StoredResult) -> Result<(), StoreError> {
+        tracing::warn!(msg_id = result.msg_id, "a message in the result queue names no attempt and is filed away");
+        dead_letters::file_message(conn, STEP_RESULTS, result.msg_id, &result.body, "names no stored attempt").await
+    }
+}

@@ -1,0 +1,187 @@
+-- Locks tasks by id, then deletes the tickets whose claim token still matches. Two statements inside,
+-- so that the second one sees what was committed while the first one waited.
+-- Answers one row per locked task (its version) and one per deleted ticket (its 1-based ordinal); `at`
+-- is the one clock reading of the batch.
+CREATE FUNCTION tasker.lock_and_take(task_uuids uuid[], queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[])
+RETURNS TABLE (task_uuid uuid, version bigint, taken integer, at timestamptz)
+LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+        SELECT t.task_uuid, t.version, NULL::integer, clock_timestamp()
+        FROM tasker.tasks t WHERE t.task_uuid = ANY (task_uuids)
+        ORDER BY t.task_uuid FOR NO KEY UPDATE;
+    IF cardinality(msg_ids) > 0 THEN
+        RETURN QUERY
+            SELECT NULL::uuid, NULL::bigint, d.ord, NULL::timestamptz
+            FROM pgmq_notify.delete_fenced(queues, msg_ids, read_cts, nonces) AS d (ord);
+    END IF;
+END $$;
+
+-- Takes result messages and locks their tasks. What is decided on is the stored attempt, never the
+-- message: a message that names no attempt comes back with a null outcome.
+CREATE FUNCTION tasker.take_results(qty integer)
+RETURNS TABLE (msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid,
+               outcome text, retryable boolean, retry_after_ms bigint, at timestamptz)
+LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
+DECLARE
+    ids bigint[];
+    bodies text[];
+    uuids uuid[];
+    steps integer[];
+    tries integer[];
+BEGIN
+    SELECT array_agg(m.msg_id), array_agg(m.body),
+           array_agg(CASE WHEN p.ours THEN (p.b ->> 'task_uuid')::uuid END),
+           array_agg(CASE WHEN p.ours THEN (p.b ->> 'step')::integer END),
+           array_agg(CASE WHEN p.ours THEN (p.b ->> 'attempt')::integer END)
+    INTO ids, bodies, uuids, steps, tries
+    FROM pgmq_notify.pop('orchestration_step_results', qty) m
+    CROSS JOIN LATERAL (
+        SELECT m.body::jsonb AS b,
+               coalesce(m.body::jsonb ->> 'task_uuid' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                    AND m.body::jsonb ->> 'step' ~ '^[0-9]{1,6}$'
+                    AND m.body::jsonb ->> 'attempt' ~ '^[0-9]{1,9}$', false) AS ours
+    ) p;
+    IF ids IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM 1 FROM tasker.tasks t WHERE t.task_uuid = ANY (uuids) ORDER BY t.task_uuid FOR NO KEY UPDATE;
+    RETURN QUERY
+        SELECT m.id, m.body, m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
+               clock_timestamp()
+        FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)
+        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task
+        LEFT JOIN tasker.attempts a ON a.task_uuid = m.task AND a.step = m.step AND a.attempt = m.attempt
+        ORDER BY m.ord;
+END $$;
+
+-- A worker's reports in one statement: the fenced delete of the tickets, the attempts (with `lost` rows
+-- for claims that never reported), and a result message for each attempt that was stored.
+-- Answers one verdict per report: accepted, duplicate (an earlier answer got lost) or refused (fenced).
+CREATE FUNCTION tasker.report(
+    queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[],
+    task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[],
+    outcomes text[], retryables boolean[], retry_afters bigint[], worker text,
+    claimed_ats timestamptz[], started_ats timestamptz[], ended_ats timestamptz[],
+    results text[], errors text[], metadatas text[])
+RETURNS TABLE (ord integer, verdict text)
+LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
+DECLARE
+    taken integer[];
+BEGIN
+    SELECT array_agg(d.ord) INTO taken
+    FROM pgmq_notify.delete_fenced(queues, msg_ids, read_cts, nonces) AS d (ord);
+    taken := coalesce(taken, '{}');
+
+    RETURN QUERY
+    WITH r AS (
+        SELECT u.*, (u.ord)::integer AS o FROM unnest(task_uuids, steps, base_attempts, attempts, nonces, outcomes,
+            retryables, retry_afters, claimed_ats, started_ats, ended_ats, results, errors, metadatas)
+            WITH ORDINALITY AS u (task, step, base, attempt, nonce, outcome, retryable, retry_after, claimed, started,
+                                  ended, result, error, metadata, ord)
+        WHERE u.ord = ANY (taken)
+    ), stored AS (
+        INSERT INTO tasker.attempts AS a (task_uuid, step, attempt, nonce, outcome, retryable, retry_after_ms, worker,
+                                          claimed_at, started_at, ended_at, result, error, metadata)
+        SELECT r.task, r.step, r.attempt, r.nonce, r.outcome, r.retryable, r.retry_after, report.worker,
+               r.claimed, r.started, r.ended, r.result::json, r.error::json, r.metadata::json FROM r
+        UNION ALL
+        SELECT r.task, r.step, lost, r.nonce, 'lost', NULL, NULL, report.worker, NULL, NULL, r.ended, NULL, NULL, NULL
+        FROM r, generate_series(greatest(r.base, 0) + 1, r.attempt - 1) AS lost
+        ON CONFLICT DO NOTHING
+        RETURNING a.task_uuid, a.step, a.attempt, a.nonce, a.outcome
+    ), sent AS (
+        SELECT count(pgmq.send_batch) FROM pgmq.send_batch('orchestration_step_results', coalesce((
+            SELECT array_agg(jsonb_build_object('task_uuid', s.task_uuid, 'step', s.step, 'attempt', s.attempt))
+            FROM stored s WHERE s.outcome <> 'lost'), '{}'))
+    )
+    SELECT r.o, CASE WHEN s.task_uuid IS NULL THEN 'refused' ELSE 'accepted' END
+    FROM r CROSS JOIN sent LEFT JOIN stored s ON (s.task_uuid, s.step, s.attempt) = (r.task, r.step, r.attempt);
+
+    IF cardinality(taken) < cardinality(msg_ids) THEN
+        RETURN QUERY SELECT d.ord, d.verdict FROM tasker.discard(taken, task_uuids, steps, attempts, nonces, outcomes,
+            worker, results, errors) d;
+    END IF;
+END $$;
+
+-- Reports whose ticket was not theirs any more: known by their nonce (the first answer got lost), or kept
+-- as discarded.
+CREATE FUNCTION tasker.discard(taken integer[], task_uuids uuid[], steps integer[], attempts integer[], nonces uuid[],
+                               outcomes text[], worker text, results text[], errors text[])
+RETURNS TABLE (ord integer, verdict text)
+LANGUAGE sql SET search_path = tasker, pg_temp AS $$
+    WITH r AS (
+        SELECT u.*, EXISTS (SELECT FROM tasker.attempts a WHERE a.task_uuid = u.task AND a.step = u.step
+                            AND a.attempt = u.attempt AND a.nonce = u.nonce AND a.outcome <> 'lost') AS known
+        FROM unnest(task_uuids, steps, attempts, nonces, outcomes, results, errors)
+            WITH ORDINALITY AS u (task, step, attempt, nonce, outcome, result, error, ord)
+        WHERE NOT u.ord = ANY (taken)
+    ), kept AS (
+        INSERT INTO tasker.discarded_results (task_uuid, step, attempt, nonce, worker, outcome, result, error, reason)
+        SELECT r.task, r.step, r.attempt, r.nonce, worker, r.outcome, r.result::json, r.error::json, 'fenced'
+        FROM r WHERE NOT r.known
+    )
+    SELECT r.ord::integer, CASE WHEN r.known THEN 'duplicate' ELSE 'refused' END FROM r
+$$;
+
+-- Every step of every task, relationally: the public read API for people and BI tools. A live step whose
+-- ticket is claimed is shown as enqueued here; who needs `in_progress` asks the server.
+CREATE VIEW tasker.steps AS
+SELECT t.task_uuid, t.namespace, t.name AS task_name, (n.ord - 1)::integer AS step, n.step ->> 'name' AS step_name,
+       CASE substr(t.steps, n.ord::integer, 1)
+           WHEN 'P' THEN 'pending' WHEN 'Q' THEN 'enqueued' WHEN 'W' THEN 'waiting_for_retry' WHEN 'C' THEN 'complete'
+           WHEN 'E' THEN 'error' WHEN 'X' THEN 'cancelled' WHEN 'R' THEN 'resolved_manually' END AS state,
+       coalesce((s.entry ->> 'a')::integer, CASE substr(t.steps, n.ord::integer, 1) WHEN 'C' THEN 1 ELSE 0 END) AS attempts,
+       to_timestamp((s.entry ->> 'r')::double precision / 1e6) AS next_retry_at
+FROM tasker.tasks t
+JOIN tasker.templates c ON c.hash = t.template_hash
+CROSS JOIN LATERAL jsonb_array_elements(c.content -> 'steps') WITH ORDINALITY AS n (step, ord)
+CROSS JOIN LATERAL (SELECT t.sparse -> ((n.ord - 1)::text) AS entry) s;
+
+-- Tasks that have not ended, oldest first.
+CREATE VIEW tasker.live_tasks AS
+SELECT task_uuid, namespace, name, state, steps, created_at, updated_at FROM tasker.tasks WHERE ended_at IS NULL;
+
+-- Why a task is blocked: its failed steps with their last error.
+CREATE VIEW tasker.blocked AS
+SELECT s.task_uuid, s.namespace, s.task_name, s.step_name, s.attempts, a.outcome, a.error, a.ended_at
+FROM tasker.tasks t
+JOIN tasker.steps s USING (task_uuid)
+LEFT JOIN tasker.attempts a ON a.task_uuid = s.task_uuid AND a.step = s.step AND a.attempt = s.attempts
+WHERE t.ended_at IS NULL AND t.state = 'blocked_by_failures' AND s.state = 'error';
+
+-- The invariant of live steps: held by exactly one ticket, due-time row or undecided attempt, and no ticket
+-- or due-time row that no live step names. Answers the violations; none is the only good answer.
+CREATE FUNCTION tasker.live_step_violations()
+RETURNS TABLE (task_uuid uuid, step integer, letter text, tickets bigint, due bigint, undecided bigint)
+LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
+DECLARE
+    every_ticket text;
+BEGIN
+    SELECT string_agg(format('SELECT %L::text AS queue, msg_id, message FROM pgmq.%I', q.queue, 'q_' || q.queue), ' UNION ALL ')
+    INTO every_ticket FROM tasker.queues q;
+    RETURN QUERY EXECUTE format($q$
+        WITH ticket AS MATERIALIZED (
+            SELECT (message ->> 'task_uuid')::uuid AS task, (message ->> 'nonce')::uuid AS nonce, msg_id FROM (%s) m
+        ), live AS MATERIALIZED (
+            SELECT t.task_uuid AS task, s.i AS step, substr(t.steps, s.i + 1, 1) AS letter,
+                   (t.sparse -> (s.i::text) ->> 'n')::uuid AS nonce, (t.sparse -> (s.i::text) ->> 'm')::bigint AS msg_id
+            FROM tasker.tasks t, generate_series(0, length(t.steps) - 1) AS s (i)
+            WHERE t.ended_at IS NULL OR t.sparse <> '{}'
+        ), held AS (
+            SELECT l.*, (SELECT count(*) FROM ticket k WHERE k.task = l.task AND k.nonce = l.nonce AND k.msg_id = l.msg_id) AS tickets,
+                   (SELECT count(*) FROM tasker.due_times d WHERE d.task_uuid = l.task AND d.step = l.step AND d.nonce = l.nonce) AS due,
+                   (SELECT count(*) FROM tasker.attempts a WHERE a.task_uuid = l.task AND a.step = l.step AND a.nonce = l.nonce
+                                                             AND a.outcome <> 'lost') AS undecided
+            FROM live l
+        )
+        SELECT task, step, letter, tickets, due, undecided FROM held
+        WHERE (letter IN ('Q', 'W')) <> (tickets + due + undecided = 1) OR tickets + due + undecided > 1
+        UNION ALL
+        SELECT k.task, NULL, 'stray ticket', 1, 0, 0 FROM ticket k
+        WHERE NOT EXISTS (SELECT FROM live l WHERE l.task = k.task AND l.nonce = k.nonce AND l.msg_id = k.msg_id)
+        UNION ALL
+        SELECT d.task_uuid, d.step, 'stray due time', 0, 1, 0 FROM tasker.due_times d
+        WHERE NOT EXISTS (SELECT FROM live l WHERE l.task = d.task_uuid AND l.nonce = d.nonce)
+    $q$, coalesce(every_ticket, 'SELECT NULL::text, NULL::bigint AS msg_id, NULL::jsonb AS message WHERE false'));
+END $$;

@@ -1,0 +1,195 @@
+//! The worker's reads: claiming tickets, whether a claim is current, and what its handler is given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgmq_notify::{Message, QueueName};
+use serde_json::value::RawValue;
+use sqlx::PgConnection;
+use tasker_lifecycle::template::TemplateHash;
+use tasker_lifecycle::{StepIndex, TaskId};
+use uuid::Uuid;
+
+use super::StoreError;
+use super::tasks::hash;
+use super::writes::step_column;
+use crate::messages::Claim;
+
+/// What a look into the ticket queues found.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The messages that were claimed, in the order of the queues.
+    pub messages: Vec<Message>,
+    /// Where fewer than wanted were there: milliseconds until the next hidden one can be claimed.
+    pub next_ms: Option<u64>,
+}
+
+/// Claims up to `qty` tickets, from the first queue first. One statement, so that a ticket that becomes
+/// visible between the claim and the look at the hidden ones is seen by the latter.
+///
+/// # Errors
+/// Where the database refuses or is away.
+pub async fn claim(
+    conn: &mut PgConnection,
+    queues: &[QueueName],
+    lease: Duration,
+    qty: usize,
+) -> Result<Claimed, StoreError> {
+    let names: Vec<&str> = queues.iter().map(QueueName::as_str).collect();
+    let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    let rows = sqlx::query!(
+        r#"WITH m AS MATERIALIZED (SELECT * FROM pgmq_notify.read($1, $2, $3)), n AS MATERIALIZED (
+               SELECT CASE WHEN (SELECT count(*) FROM m) < $3 THEN pgmq_notify.next_vt($1) END AS vt
+           )
+           SELECT queue, msg_id, read_ct, enqueued_at, vt, body, NULL::bigint AS next_ms FROM m
+           UNION ALL
+           SELECT NULL, NULL, NULL, NULL, NULL, NULL, ceil(extract(epoch FROM vt - clock_timestamp()) * 1000)::bigint
+           FROM n WHERE vt IS NOT NULL"#,
+        &names as &[&str],
+        lease_ms,
+        i32::try_from(qty).unwrap_or(i32::MAX)
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut claimed = Claimed { messages: Vec::with_capacity(rows.len()), next_ms: None };
+    for row in rows {
+        let (Some(queue), Some(msg_id), Some(read_ct), Some(enqueued_at), Some(vt), Some(body)) =
+            (row.queue, row.msg_id, row.read_ct, row.enqueued_at, row.vt, row.body)
+        else {
+            claimed.next_ms = row.next_ms.map(|ms| u64::try_from(ms).unwrap_or(0));
+            continue;
+        };
+        let queue = queues.iter().find(|name| name.as_str() == queue).expect("a queue that was named").clone();
+        claimed.messages.push(Message { queue, msg_id, read_ct, enqueued_at, vt, body });
+    }
+    Ok(claimed)
+}
+
+/// What a claim turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    /// The task row names this ticket: its step may be run.
+    Current {
+        /// The template that the task started with.
+        template: TemplateHash,
+        /// The attempt that may be the last, where an operator's reset moved it.
+        limit: Option<u32>,
+    },
+    /// The task row does not name it; why, for the archive.
+    Stranger(&'static str),
+}
+
+/// Looks at the tasks of claims, in one statement: the answer at each position is that of the claim there.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn load(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec<Loaded>, StoreError> {
+    let tasks: Vec<Uuid> = claims.iter().map(|claim| claim.task.uuid()).collect();
+    let steps: Vec<i32> = claims.iter().map(|claim| step_column(claim.step)).collect();
+    let nonces: Vec<Uuid> = claims.iter().map(|claim| claim.token.nonce).collect();
+    let rows = sqlx::query!(
+        r#"SELECT u.ord AS "ord!", t.template_hash AS "template_hash?", t.ended_at IS NOT NULL AS "ended!",
+                  coalesce(substr(t.steps, u.step + 1, 1) IN ('Q', 'W')
+                           AND t.sparse -> (u.step::text) ->> 'n' = u.nonce::text, false) AS "ours!",
+                  (t.sparse -> (u.step::text) ->> 'l')::bigint AS "attempt_limit"
+           FROM unnest($1::uuid[], $2::integer[], $3::uuid[]) WITH ORDINALITY AS u (task, step, nonce, ord)
+           LEFT JOIN tasker.tasks t ON t.task_uuid = u.task"#,
+        &tasks,
+        &steps,
+        &nonces
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut loaded = vec![Loaded::Stranger("its task does not exist"); claims.len()];
+    for row in rows {
+        let Some(template) = row.template_hash else { continue };
+        loaded[position(row.ord)] = if row.ended {
+            Loaded::Stranger("its task has ended")
+        } else if !row.ours {
+            Loaded::Stranger("its step has another ticket or none")
+        } else {
+            let limit = row.attempt_limit.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX));
+            Loaded::Current { template: hash(&template)?, limit }
+        };
+    }
+    Ok(loaded)
+}
+
+/// What handlers are given, beside what is cached: JSON texts in the order in which they were asked for.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The contexts of tasks; none where there is no such task.
+    pub contexts: Vec<Option<Arc<RawValue>>>,
+    /// The results of steps; none for a step that was resolved by hand and so has no result.
+    pub results: Vec<Option<Arc<RawValue>>>,
+}
+
+/// Reads contexts of tasks and results of steps in one round trip.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn inputs(
+    conn: &mut PgConnection,
+    contexts: &[TaskId],
+    results: &[(TaskId, StepIndex)],
+) -> Result<Inputs, StoreError> {
+    let context_tasks: Vec<Uuid> = contexts.iter().map(|task| task.uuid()).collect();
+    let result_tasks: Vec<Uuid> = results.iter().map(|(task, _)| task.uuid()).collect();
+    let result_steps: Vec<i32> = results.iter().map(|(_, step)| step_column(*step)).collect();
+    let rows = sqlx::query!(
+        r#"SELECT true AS "is_context!", u.ord AS "ord!", d.context::text AS "json!"
+           FROM unnest($1::uuid[]) WITH ORDINALITY AS u (task, ord)
+           JOIN tasker.task_details d ON d.task_uuid = u.task
+           UNION ALL
+           SELECT false, u.ord, r.result::text
+           FROM unnest($2::uuid[], $3::integer[]) WITH ORDINALITY AS u (task, step, ord)
+           CROSS JOIN LATERAL (
+               SELECT a.result FROM tasker.attempts a
+               WHERE a.task_uuid = u.task AND a.step = u.step AND a.outcome IN ('success', 'by_hand')
+               ORDER BY a.attempt DESC LIMIT 1
+           ) r"#,
+        &context_tasks,
+        &result_tasks,
+        &result_steps
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut inputs = Inputs { contexts: vec![None; contexts.len()], results: vec![None; results.len()] };
+    for row in rows {
+        let json = RawValue::from_string(row.json).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+        let of = if row.is_context { &mut inputs.contexts } else { &mut inputs.results };
+        of[position(row.ord)] = Some(json.into());
+    }
+    Ok(inputs)
+}
+
+/// The ticket queues that a worker with these handlers looks into, each with its band of priority:
+/// of `namespaces`, or of every namespace that has a template with a step for one of `handlers`.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn queues(
+    conn: &mut PgConnection,
+    namespaces: Option<&[String]>,
+    pools: &[String],
+    handlers: &[String],
+) -> Result<Vec<(QueueName, i16)>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT q.queue, q.band FROM tasker.queues q
+         WHERE q.pool = ANY ($2) AND CASE WHEN $1::text[] IS NOT NULL THEN q.namespace = ANY ($1) ELSE EXISTS (
+             SELECT FROM tasker.templates t, jsonb_array_elements(t.content -> 'steps') s
+             WHERE t.namespace = q.namespace AND s -> 'handler' ->> 'callable' = ANY ($3)) END
+         ORDER BY q.band DESC, q.queue",
+        namespaces,
+        pools,
+        handlers
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(|row| Ok((QueueName::new(row.queue)?, row.band))).collect()
+}
+
+/// An ordinal counted from 1 as a position.
+fn position(ord: i64) -> usize {
+    usize::try_from(ord - 1).expect("ordinals count from 1")
+}

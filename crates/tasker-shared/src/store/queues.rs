@@ -1,0 +1,95 @@
+//! Which ticket queues there are.
+
+use std::collections::BTreeSet;
+
+use pgmq_notify::QueueName;
+use sqlx::PgConnection;
+use tasker_lifecycle::template::Template;
+
+use super::StoreError;
+use crate::messages::ticket_queue;
+
+/// Every ticket queue.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn all(conn: &mut PgConnection) -> Result<Vec<QueueName>, StoreError> {
+    let names = sqlx::query_scalar!("SELECT queue FROM tasker.queues ORDER BY queue").fetch_all(conn).await?;
+    Ok(names.iter().map(QueueName::new).collect::<Result<_, _>>()?)
+}
+
+/// The ticket queues of these namespaces and pools that exist, in the order in which a worker looks into
+/// them: the high band first.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn of(
+    conn: &mut PgConnection,
+    namespaces: &[String],
+    pools: &[String],
+) -> Result<Vec<QueueName>, StoreError> {
+    let names = sqlx::query_scalar!(
+        "SELECT queue FROM tasker.queues WHERE namespace = ANY ($1) AND pool = ANY ($2) ORDER BY band DESC, queue",
+        namespaces,
+        pools
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(names.iter().map(QueueName::new).collect::<Result<_, _>>()?)
+}
+
+/// The queues that tickets of a template may go to: each of its pools in each band of priority, with the
+/// pool and the band.
+///
+/// # Errors
+/// Where namespace and pool make no valid queue name.
+pub fn of_template(template: &Template) -> Result<Vec<(QueueName, &str, i16)>, StoreError> {
+    let pools: BTreeSet<&str> = template.steps.iter().map(|step| step.pool.as_str()).collect();
+    let mut queues = Vec::new();
+    for pool in pools {
+        for (band, priority) in [(-1_i16, -100), (0, 0), (1, 100)] {
+            queues.push((ticket_queue(template.namespace.as_str(), pool, priority)?, pool, band));
+        }
+    }
+    Ok(queues)
+}
+
+/// Makes known the queues of a template whose namespace is registered. The queues themselves must exist: PGMQ
+/// makes them in a transaction of its own.
+///
+/// # Errors
+/// Where the database refuses or is away.
+pub async fn register(
+    conn: &mut PgConnection,
+    namespace: &str,
+    queues: &[(QueueName, &str, i16)],
+) -> Result<(), StoreError> {
+    for (queue, pool, band) in queues {
+        sqlx::query!(
+            "INSERT INTO tasker.queues (queue, namespace, pool, band) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            queue.as_str(),
+            namespace,
+            pool,
+            band
+        )
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The namespaces whose templates call one of these handlers.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn namespaces_of(conn: &mut PgConnection, handlers: &[String]) -> Result<Vec<String>, StoreError> {
+    let namespaces = sqlx::query_scalar!(
+        "SELECT DISTINCT t.namespace FROM tasker.templates t
+         WHERE EXISTS (SELECT FROM jsonb_array_elements(t.content -> 'steps') s
+                       WHERE s -> 'handler' ->> 'callable' = ANY ($1))",
+        handlers
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(namespaces)
+}

@@ -1,0 +1,108 @@
+//! A worker's reports: tickets go, attempts and result messages come, in one statement.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::writes::{Payload, step_column};
+use super::{StoreError, to_sql};
+use crate::messages::{Report, Verdict};
+
+/// Stores the reports whose claim is still current and tells the server of them; answers what became of
+/// each, in their order. Reporting the same again answers [`Verdict::Duplicate`] and changes nothing.
+/// All reports are of one worker.
+///
+/// # Errors
+/// Where the database is away, or refuses one of the reports: then none was stored.
+pub async fn report(conn: &mut PgConnection, reports: &[Report]) -> Result<Vec<Verdict>, StoreError> {
+    let Some(first) = reports.first() else { return Ok(Vec::new()) };
+    let c = Columns::of(reports);
+    let rows = sqlx::query!(
+        r#"SELECT ord AS "ord!", verdict AS "verdict!" FROM tasker.report(
+               $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"#,
+        &c.queues as &[&str],
+        &c.msg_ids,
+        &c.read_cts,
+        &c.nonces,
+        &c.tasks,
+        &c.steps,
+        &c.base_attempts,
+        &c.attempts,
+        &c.outcomes as &[&str],
+        &c.retryables as &[Option<bool>],
+        &c.retry_afters as &[Option<i64>],
+        &*first.worker,
+        &c.claimed,
+        &c.started as &[Option<DateTime<Utc>>],
+        &c.ended,
+        &c.results as &[Option<String>],
+        &c.errors as &[Option<String>],
+        &c.metadatas as &[Option<String>]
+    )
+    .fetch_all(conn)
+    .await?;
+    // What the statement does not speak of can't have been stored.
+    let mut verdicts = vec![Verdict::Refused; reports.len()];
+    for row in rows {
+        let at = usize::try_from(row.ord).expect("ordinals count from 1") - 1;
+        verdicts[at] = match row.verdict.as_str() {
+            "accepted" => Verdict::Accepted,
+            "duplicate" => Verdict::Duplicate,
+            _ => Verdict::Refused,
+        };
+    }
+    Ok(verdicts)
+}
+
+#[derive(Default)]
+struct Columns<'a> {
+    queues: Vec<&'a str>,
+    msg_ids: Vec<i64>,
+    read_cts: Vec<i32>,
+    nonces: Vec<Uuid>,
+    tasks: Vec<Uuid>,
+    steps: Vec<i32>,
+    base_attempts: Vec<i32>,
+    attempts: Vec<i32>,
+    outcomes: Vec<&'static str>,
+    retryables: Vec<Option<bool>>,
+    retry_afters: Vec<Option<i64>>,
+    claimed: Vec<DateTime<Utc>>,
+    started: Vec<Option<DateTime<Utc>>>,
+    ended: Vec<DateTime<Utc>>,
+    results: Vec<Option<String>>,
+    errors: Vec<Option<String>>,
+    metadatas: Vec<Option<String>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(reports: &'a [Report]) -> Self {
+        let mut columns = Self::default();
+        for report in reports {
+            columns.push(report);
+        }
+        columns
+    }
+
+    fn push(&mut self, report: &'a Report) {
+        let claim = &report.claim;
+        self.queues.push(claim.token.queue.as_str());
+        self.msg_ids.push(claim.token.msg_id);
+        self.read_cts.push(claim.token.read_ct);
+        self.nonces.push(claim.token.nonce);
+        self.tasks.push(claim.task.uuid());
+        self.steps.push(step_column(claim.step));
+        self.base_attempts.push(claim.base_attempt);
+        self.attempts.push(i32::try_from(claim.attempt).unwrap_or(i32::MAX));
+        self.outcomes.push(report.outcome.name());
+        self.claimed.push(to_sql(claim.claimed_at));
+        self.started.push(report.started_at.map(to_sql));
+        self.ended.push(to_sql(report.ended_at));
+        let payload = Payload::of(&report.outcome);
+        self.retryables.push(payload.retryable);
+        self.retry_afters.push(payload.retry_after_ms);
+        self.results.push(payload.result);
+        self.errors.push(payload.error);
+        self.metadatas.push(payload.metadata);
+    }
+}

@@ -1,0 +1,23 @@
+//! The Tasker worker runtime: claim tickets, run handlers, report.
+//!
+//! Two channels: claims come in bounded by the free slots, reports go out in batches. A handler is anything
+//! that implements [`StepHandler`], closures included.
+
+mod attempt;
+mod completion;
+mod dispatch;
+mod encode;
+mod field;
+mod handler;
+mod heartbeat;
+mod held;
+mod inputs;
+mod outage;
+mod plans;
+mod registry;
+pub mod testkit;
+mod worker;
+
+pub use handler::{StepContext, StepError, StepHandler, StepOutcome};
+pub use registry::HandlerRegistry;
+pub use worker::{RunningWorker, Server, Worker, WorkerBuilder};

@@ -1,0 +1,304 @@
+//! Building a worker, running it, stopping it.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use pgmq_notify::{Notifier, QueueName, Wakeups};
+use sqlx::PgPool;
+use tasker_shared::config::Config;
+use tasker_shared::local::{LocalClaim, LocalServer, LocalWorker};
+use tasker_shared::payloads::Payloads;
+use tasker_shared::store::{StoreError, claims};
+use tasker_shared::telemetry::Metrics;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::completion::{self, Reporter};
+use crate::held::Held;
+use crate::outage::Outage;
+use crate::plans::Plans;
+use crate::registry::HandlerRegistry;
+use crate::{dispatch, heartbeat};
+
+/// Bytes of contexts and results that a worker keeps to spare it reading them again.
+const PAYLOAD_CACHE_BYTES: usize = 64 << 20;
+
+/// How long what was left at the end of the grace may take to be written once.
+const LAST_TRY: Duration = Duration::from_secs(2);
+
+/// What the worker's loops and attempts share.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<Config>,
+    pub(crate) pool: PgPool,
+    pub(crate) registry: HandlerRegistry,
+    pub(crate) id: Arc<str>,
+    pub(crate) slots: Arc<Semaphore>,
+    /// The queues that the worker claims from, each with its band of priority.
+    pub(crate) queues: watch::Sender<Arc<Vec<(QueueName, i16)>>>,
+    pub(crate) payloads: Arc<Payloads>,
+    pub(crate) plans: Plans,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) wakeups: Wakeups,
+    pub(crate) notifier: Notifier,
+    pub(crate) held: Held,
+    pub(crate) outage: Outage,
+    pub(crate) stop: Stop,
+    /// Handlers that were called for and are not registered here, to tell of each once.
+    pub(crate) missing: Mutex<HashSet<String>>,
+    /// The same queues for the server in this process; empty once the worker stops.
+    handed_over: Arc<RwLock<HashSet<QueueName>>>,
+}
+
+/// The steps of stopping, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    /// Nothing is claimed any more; claims that come in are given back.
+    pub(crate) claims: CancellationToken,
+    /// Handlers that still run are dropped.
+    pub(crate) attempts: CancellationToken,
+    /// No slot is taken and none will be: nobody hands over claims any more.
+    pub(crate) handed_over: CancellationToken,
+    /// What is still to be written is written, and no more is taken in.
+    pub(crate) reports: CancellationToken,
+    /// What can't be written at once is left.
+    pub(crate) retries: CancellationToken,
+}
+
+impl Shared {
+    /// The lease of every claim.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.config.queue.lease_ms)
+    }
+
+    /// Looks which queues there are for our namespaces, pools and handlers.
+    pub(crate) async fn find_queues(&self) -> Result<(), StoreError> {
+        let handlers: Vec<String> = self.registry.names().map(str::to_owned).collect();
+        let worker = &self.config.worker;
+        let mut conn = self.pool.acquire().await?;
+        let found = claims::queues(&mut conn, worker.namespaces.as_deref(), &worker.pools, &handlers).await?;
+        drop(conn);
+        if self.stop.claims.is_cancelled() {
+            return Ok(());
+        }
+        *self.handed_over.write().expect("no panic while held") = found.iter().map(|(queue, _)| queue.clone()).collect();
+        self.queues.send_if_modified(|queues| {
+            let changed = **queues != found;
+            if changed {
+                *queues = Arc::new(found);
+            }
+            changed
+        });
+        Ok(())
+    }
+}
+
+/// A worker in the making.
+#[derive(Debug)]
+pub struct WorkerBuilder {
+    config: Arc<Config>,
+    pool: PgPool,
+    registry: HandlerRegistry,
+    metrics: Arc<Metrics>,
+    wakeups: Wakeups,
+    notifier: Notifier,
+}
+
+/// Where reports go.
+#[derive(Debug)]
+pub enum Server {
+    /// Through the database, to whichever server takes them.
+    Elsewhere,
+    /// By channel to the server in this process, which knows this worker as its [`LocalWorker`].
+    Here(LocalServer),
+}
+
+/// A worker that is ready to start.
+pub struct Worker {
+    shared: Arc<Shared>,
+    local: LocalWorker,
+    claims: mpsc::Receiver<LocalClaim>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("id", &self.shared.id).finish_non_exhaustive()
+    }
+}
+
+impl WorkerBuilder {
+    /// The handlers that the worker has.
+    #[must_use]
+    pub fn registry(self, registry: HandlerRegistry) -> Self {
+        Self { registry, ..self }
+    }
+
+    /// The worker.
+    #[must_use]
+    pub fn build(self) -> Worker {
+        let Self { config, pool, registry, metrics, wakeups, notifier } = self;
+        let slots = Arc::new(Semaphore::new(config.worker.concurrency));
+        let (sender, claims) = mpsc::channel(config.worker.concurrency);
+        let handed_over: Arc<RwLock<HashSet<QueueName>>> = Arc::default();
+        let payloads = Arc::new(Payloads::new(PAYLOAD_CACHE_BYTES));
+        let local = LocalWorker::new(
+            Arc::clone(&slots),
+            Arc::clone(&handed_over),
+            registry.names().map(str::to_owned).collect(),
+            sender,
+            Arc::clone(&payloads),
+            config.queue.lease_ms,
+        );
+        let shared = Arc::new(Shared {
+            id: config.worker.id.as_str().into(),
+            plans: Plans::default(),
+            held: Held::default(),
+            outage: Outage::new(Duration::from_millis(config.worker.heartbeat_ms)),
+            stop: Stop::default(),
+            queues: watch::Sender::default(),
+            missing: Mutex::default(),
+            config,
+            pool,
+            registry,
+            slots,
+            payloads,
+            metrics,
+            wakeups,
+            notifier,
+            handed_over,
+        });
+        Worker { shared, local, claims }
+    }
+}
+
+impl Worker {
+    /// A worker on this database. `wakeups` and `notifier` are the process's one listener and one notifier.
+    #[must_use]
+    pub fn builder(
+        pool: PgPool,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        wakeups: Wakeups,
+        notifier: Notifier,
+    ) -> WorkerBuilder {
+        WorkerBuilder { config, pool, registry: HandlerRegistry::new(), metrics, wakeups, notifier }
+    }
+
+    /// This worker as a server in the same process sees it. Make the server with it, then start the worker.
+    #[must_use]
+    pub fn local(&self) -> LocalWorker {
+        self.local.clone()
+    }
+
+    /// Starts claiming.
+    ///
+    /// # Errors
+    /// Where the database is away.
+    pub async fn start(self, server: Server) -> Result<RunningWorker, StoreError> {
+        // The server's side of the channel counts; ours must not keep it open.
+        let Self { shared, claims, local: _ } = self;
+        shared.find_queues().await?;
+        let (outbox, inbox) = mpsc::channel(shared.config.worker.report_inbox);
+        let server = match server {
+            Server::Here(server) => Some(server),
+            Server::Elsewhere => None,
+        };
+        let reporter = Reporter::new(server, outbox);
+        let (mut claiming, mut handed_over) = (JoinSet::new(), JoinSet::new());
+        let (mut reporting, mut beating) = (JoinSet::new(), JoinSet::new());
+        claiming.spawn(dispatch::run(Arc::clone(&shared), reporter.clone()));
+        handed_over.spawn(dispatch::run_handed_over(Arc::clone(&shared), reporter.clone(), claims));
+        reporting.spawn(completion::run(Arc::clone(&shared), inbox));
+        beating.spawn(heartbeat::run(Arc::clone(&shared), reporter));
+        Ok(RunningWorker { shared, claiming, handed_over, reporting, beating })
+    }
+}
+
+/// A worker that claims and runs. Dropping it without [`Self::stop`] ends its loops where they are; what it
+/// holds is tried again when the leases end.
+pub struct RunningWorker {
+    shared: Arc<Shared>,
+    claiming: JoinSet<()>,
+    handed_over: JoinSet<()>,
+    reporting: JoinSet<()>,
+    beating: JoinSet<()>,
+}
+
+impl fmt::Debug for RunningWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningWorker").field("id", &self.shared.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for RunningWorker {
+    fn drop(&mut self) {
+        let Stop { claims, attempts, .. } = &self.shared.stop;
+        claims.cancel();
+        attempts.cancel();
+    }
+}
+
+impl RunningWorker {
+    /// The worker's id in reports.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.shared.id
+    }
+
+    /// Looks for new queues now.
+    ///
+    /// # Errors
+    /// Where the database is away.
+    pub async fn find_queues(&self) -> Result<(), StoreError> {
+        self.shared.find_queues().await
+    }
+
+    /// Stops claiming, lets running handlers end and reports go out for as long as the grace lasts, then
+    /// leaves. Handlers that run on are dropped; their leases end and their steps are tried again.
+    pub async fn stop(mut self) {
+        let Shared { config, stop, held, slots, handed_over, .. } = &*self.shared;
+        let grace_ends = Instant::now() + Duration::from_millis(config.worker.stop_grace_ms);
+        stop.claims.cancel();
+        handed_over.write().expect("no panic while held").clear();
+        let all = u32::try_from(config.worker.concurrency).unwrap_or(u32::MAX);
+        let idle = async {
+            ended(&mut self.claiming).await;
+            // Every slot is free once every handler has ended and handed in its report, and the server in this
+            // process has handed over all that it had claimed. The slots stay taken, so it claims nothing more.
+            slots.acquire_many(all).await
+        };
+        let idle = tokio::time::timeout_at(grace_ends.into(), idle).await;
+        if idle.is_err() {
+            let left = held.cancel_all();
+            tracing::warn!(left, "handlers were left when the grace was over; their leases will end");
+            stop.retries.cancel();
+            self.claiming.shutdown().await;
+        }
+        stop.attempts.cancel();
+        stop.handed_over.cancel();
+        let mut written = std::pin::pin!(async {
+            ended(&mut self.handed_over).await;
+            stop.reports.cancel();
+            ended(&mut self.reporting).await;
+        });
+        if tokio::time::timeout_at(grace_ends.into(), &mut written).await.is_err() {
+            stop.retries.cancel();
+            if tokio::time::timeout(LAST_TRY, written).await.is_err() {
+                tracing::error!("the database does not answer; what is not reported is tried again elsewhere");
+            }
+        }
+        drop(idle);
+        self.beating.shutdown().await;
+    }
+}
+
+/// Waits for a loop to end.
+async fn ended(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a loop of the worker ended badly");
+        }
+    }
+}

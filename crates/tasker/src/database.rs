@@ -1,0 +1,140 @@
+//! Which database a command works on: the one that was named, or a private PostgreSQL.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pgmq_notify::{Notifier, Wakeups};
+use sqlx::PgPool;
+use tasker_shared::config::Config;
+use tasker_shared::embedded::{Embedded, Options};
+use tasker_shared::store;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::Failure;
+
+/// An open database whose schema is up to date, and what keeps it running.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub(crate) pool: PgPool,
+    pub(crate) url: String,
+    /// How to say which database it is.
+    pub(crate) what: String,
+    embedded: Option<Embedded>,
+}
+
+impl Database {
+    /// `DATABASE_URL` where it is set, else a private server in `data_dir` or the usual folder.
+    pub(crate) async fn open(config: &Config, data_dir: Option<PathBuf>) -> Result<Self, Failure> {
+        let (url, what, embedded) = match &config.database.url {
+            Some(url) => (url.expose().to_owned(), "the database of DATABASE_URL".to_owned(), None),
+            None => {
+                let options = data_dir.map_or_else(Options::at_default, Options::new);
+                let embedded = start(options).await?;
+                let what = format!("a private PostgreSQL in {}", embedded.data_dir().display());
+                (embedded.url(), what, Some(embedded))
+            }
+        };
+        Self::migrated(config, url, what, embedded).await
+    }
+
+    /// A new database on a private server of its own, for measuring.
+    pub(crate) async fn scratch(config: &Config, options: Options) -> Result<Self, Failure> {
+        let embedded = start(options).await?;
+        let what = format!("a private PostgreSQL in {}", embedded.data_dir().display());
+        Self::migrated(config, embedded.url(), what, Some(embedded)).await
+    }
+
+    /// The database that must be named: a server or a worker of its own has no business with a private one.
+    pub(crate) async fn named(config: &Config) -> Result<Self, Failure> {
+        if config.database.url.is_none() {
+            let remedy = "set DATABASE_URL, or try `tasker dev`, which brings a PostgreSQL of its own";
+            return Err(Failure::Usage(format!("no database is named; {remedy}")));
+        }
+        Self::open(config, None).await
+    }
+
+    async fn migrated(
+        config: &Config,
+        url: String,
+        what: String,
+        embedded: Option<Embedded>,
+    ) -> Result<Self, Failure> {
+        let database = &config.database;
+        let acquire = Duration::from_millis(database.acquire_timeout_ms);
+        let pool = store::connect(&url, database.max_connections, acquire, database.statement_timeout_ms)
+            .await
+            .map_err(|error| Failure::Failed(format!("{what} does not answer: {error}")))?;
+        store::migrate(&pool).await.map_err(|error| {
+            Failure::Failed(format!("{what} can't be brought to this version's schema: {error}"))
+        })?;
+        Ok(Self { pool, url, what, embedded })
+    }
+
+    /// Ends the connections and, where this was its last user, the private server.
+    pub(crate) async fn close(self) {
+        self.pool.close().await;
+        if let Some(embedded) = self.embedded {
+            let stopped = tokio::task::spawn_blocking(|| embedded.stop()).await;
+            if let Ok(Err(error)) = stopped {
+                tracing::warn!(%error, "the private PostgreSQL did not stop in time");
+            }
+        }
+    }
+}
+
+async fn start(options: Options) -> Result<Embedded, Failure> {
+    tokio::task::spawn_blocking(|| Embedded::start(options))
+        .await
+        .map_err(|error| Failure::Failed(error.to_string()))?
+        .map_err(|error| Failure::Failed(error.to_string()))
+}
+
+/// The process's one listener and one notifier.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    pub(crate) wakeups: Wakeups,
+    pub(crate) notifier: Notifier,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Signals {
+    /// Starts both. They go to the direct URL where a pooler stands before the other one.
+    pub(crate) async fn start(config: &Config, database: &Database) -> Result<Self, Failure> {
+        let direct = config.database.pgmq_url.as_ref().map_or(database.url.as_str(), |url| url.expose());
+        if direct != database.url {
+            same_database(&database.pool, direct).await?;
+        }
+        let options: sqlx::postgres::PgConnectOptions =
+            direct.parse().map_err(|error| Failure::Failed(format!("PGMQ_DATABASE_URL: {error}")))?;
+        let (wakeups, notifier) = (Wakeups::new(config.deployment_mode), Notifier::new(config.deployment_mode));
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let (listen, send) = (wakeups.clone(), notifier.clone());
+        let (listen_options, listen_stop, send_stop) = (options.clone(), stop.clone(), stop.clone());
+        tasks.spawn(async move { listen.run(&listen_options, listen_stop).await });
+        tasks.spawn(async move { send.run(&options, send_stop).await });
+        Ok(Self { wakeups, notifier, stop, tasks })
+    }
+
+    /// Ends both; what still had to be told is told.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Refuses a direct URL that leads elsewhere: messages and state would part.
+async fn same_database(pool: &PgPool, direct: &str) -> Result<(), Failure> {
+    let failed = |error: sqlx::Error| Failure::Failed(format!("PGMQ_DATABASE_URL does not answer: {error}"));
+    let identity = "SELECT system_identifier::text || '/' || current_database() FROM pg_control_system()";
+    let there = PgPool::connect(direct).await.map_err(failed)?;
+    let theirs: String = sqlx::query_scalar(identity).fetch_one(&there).await.map_err(failed)?;
+    there.close().await;
+    let ours: String = sqlx::query_scalar(identity).fetch_one(pool).await.map_err(failed)?;
+    if ours == theirs {
+        return Ok(());
+    }
+    let remedy = "both must reach the same database, for example the one through a pooler and directly";
+    Err(Failure::Failed(format!("PGMQ_DATABASE_URL reaches another database than DATABASE_URL; {remedy}")))
+}

@@ -1,0 +1,7 @@
+//! The `tasker` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tasker::main()
+}

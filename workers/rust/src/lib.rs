@@ -1,0 +1,72 @@
+//! Example workflows and their Rust handlers: arithmetic in four shapes of graphs, order fulfilment, an inventory
+//! report and an analytics pipeline, each on real input.
+//!
+//! [`templates`] are the YAML documents to register, [`register`] adds the handlers to a worker's registry,
+//! [`write_data`] puts the shipped input files into a folder, and [`demos`] are tasks on these files together with
+//! a check of their results. Everything is embedded, so an installed binary needs no source tree.
+
+mod analytics;
+mod arithmetic;
+mod catalogue;
+mod csv;
+mod demo;
+mod files;
+mod inventory;
+mod money;
+mod orders;
+
+use std::io;
+use std::path::Path;
+
+use tasker_worker::HandlerRegistry;
+
+pub use demo::{Demo, Mismatch, demos};
+
+const PRODUCTS: &str = include_str!("../data/products.csv");
+const ORDER: &str = include_str!("../data/order.json");
+const SALES: &str = include_str!("../data/sales.csv");
+const CUSTOMERS: &str = include_str!("../data/customers.json");
+const STOCK: &str = include_str!("../data/stock.csv");
+
+/// Adds the handlers of all example templates.
+pub fn register(registry: &mut HandlerRegistry) {
+    arithmetic::register(registry);
+    orders::register(registry);
+    inventory::register(registry);
+    analytics::register(registry);
+}
+
+/// The example templates: name and YAML text.
+#[must_use]
+pub fn templates() -> &'static [(&'static str, &'static str)] {
+    &[
+        ("linear", include_str!("../templates/linear.yaml")),
+        ("diamond", include_str!("../templates/diamond.yaml")),
+        ("tree8", include_str!("../templates/tree8.yaml")),
+        ("dag7", include_str!("../templates/dag7.yaml")),
+        ("order_fulfillment", include_str!("../templates/order_fulfillment.yaml")),
+        ("product_inventory", include_str!("../templates/product_inventory.yaml")),
+        ("analytics_pipeline", include_str!("../templates/analytics_pipeline.yaml")),
+    ]
+}
+
+/// The input files of the examples: file name and content.
+#[must_use]
+pub fn data_files() -> &'static [(&'static str, &'static str)] {
+    &[
+        ("products.csv", PRODUCTS),
+        ("order.json", ORDER),
+        ("sales.csv", SALES),
+        ("customers.json", CUSTOMERS),
+        ("stock.csv", STOCK),
+    ]
+}
+
+/// Writes the input files into a folder, which is made if it is not there. Files of these names are overwritten.
+///
+/// # Errors
+/// The folder can't be made or a file can't be written.
+pub fn write_data(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    data_files().iter().try_for_each(|(name, text)| std::fs::write(folder.join(name), text))
+}
