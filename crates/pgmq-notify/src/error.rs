@@ -66,7 +66,7 @@ impl From<sqlx::Error> for Error {
             code if code.starts_with("57P") || code.starts_with("08") || code.starts_with("53") => {
                 Self::Unavailable(error)
             }
-            "42P01" => Self::QueueMissing(error),
+            "42P01" | "42883" => Self::QueueMissing(error),
             _ => Self::Refused(error),
         }
     }

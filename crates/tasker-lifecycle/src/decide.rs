@@ -218,7 +218,8 @@ pub fn decide(task: &Task, event: Event, now: Timestamp) -> Result<Decision, Ref
             state => return Err(Refused::NotRepairable(step, state)),
         },
         Event::StepCompleted { step } => match next.state_of(step)? {
-            StepState::Error | StepState::Pending | StepState::WaitingForRetry => {
+            // Before the start a completion would make the task look started, and its roots would never run.
+            StepState::Error | StepState::Pending | StepState::WaitingForRetry if task.is_started() => {
                 next.close_by_hand(step, StepState::Complete);
             }
             state => return Err(Refused::NotRepairable(step, state)),
@@ -235,8 +236,11 @@ pub fn evolve(task: &mut Task, transition: &Transition) {
 }
 
 impl Decision {
-    /// Makes every transition of this decision.
+    /// Makes every transition of this decision. An empty one changes nothing, not even whether the task has started.
     pub fn evolve(&self, task: &mut Task) {
+        if self.is_empty() {
+            return;
+        }
         for transition in &self.transitions {
             evolve(task, transition);
         }

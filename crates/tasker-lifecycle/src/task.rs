@@ -190,6 +190,17 @@ impl Task {
                 return Err(format!("step {index} is {state}, held: {held}"));
             }
         }
+        let all = |states: &[StepState]| {
+            let there: u32 = states.iter().map(|state| self.count(*state)).sum();
+            there as usize == self.steps.len()
+        };
+        if !self.started && !all(&[StepState::Pending]) {
+            return Err("a step moved before the task started".to_owned());
+        }
+        let ended = [StepState::Complete, StepState::Error, StepState::Cancelled, StepState::ResolvedManually];
+        if self.cancelled && !all(&ended) {
+            return Err("a step of the cancelled task can still move".to_owned());
+        }
         match self.live.keys().next_back() {
             Some(last) if last.at() >= self.steps.len() => Err(format!("no step {last}")),
             _ => Ok(()),

@@ -157,16 +157,24 @@ pub(crate) async fn run<A: Actor, S: Signal>(
     let mut events = Vec::new();
     // The first look at the source comes before the first wait: what was left there is done first.
     body.drain_source(&mut signal).await;
-    loop {
+    // Without a worker in this process nobody holds a lane's inbox open: such an actor lives by its source.
+    let (mut fed, mut stopping) = (true, false);
+    while fed || !stopping {
         let max = body.actor.batch_max();
         tokio::select! {
-            received = inbox.recv_many(&mut events, max) => {
-                if received == 0 { return; }
-                body.parts.metrics.inbox_depth.with_label_values(&[A::NAME]).set(i64::try_from(inbox.len()).unwrap_or(i64::MAX));
-                body.inbox(std::mem::take(&mut events)).await;
+            received = inbox.recv_many(&mut events, max), if fed => {
+                fed = received > 0;
+                let depth = i64::try_from(inbox.len()).unwrap_or(i64::MAX);
+                body.parts.metrics.inbox_depth.with_label_values(&[A::NAME]).set(depth);
+                if fed {
+                    body.inbox(std::mem::take(&mut events)).await;
+                }
             }
-            () = signal.wait() => body.drain_source(&mut signal).await,
-            () = stop.cancelled(), if !inbox.is_closed() => inbox.close(),
+            () = signal.wait(), if !stopping => body.drain_source(&mut signal).await,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                inbox.close();
+            }
         }
     }
 }

@@ -202,7 +202,7 @@ impl Engine {
         let lanes = (0..config.actor.lanes)
             .map(|lane| {
                 let (sender, inbox) = mpsc::channel(config.actor.inbox);
-                let reads_queue = parts.local.is_none() || lane == 0;
+                let reads_queue = lane == 0;
                 let actor = ResultProcessor { parts: Arc::clone(&parts), reads_queue };
                 tasks.spawn(actor::run(actor, inbox, parts.results_signal(), Arc::clone(&parts), stop.clone()));
                 sender

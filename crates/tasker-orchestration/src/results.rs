@@ -19,7 +19,7 @@ use crate::engine::Parts;
 #[derive(Debug)]
 pub(crate) struct ResultProcessor {
     pub(crate) parts: Arc<Parts>,
-    /// Only one lane looks into the queue where the inboxes are fed by a worker in this process.
+    /// Only one lane looks into the queue: two would wake for the same message, and meet at the same tasks.
     pub(crate) reads_queue: bool,
 }
 

@@ -17,7 +17,7 @@ BEGIN
     END IF;
 END $$;
 
--- Takes result messages and locks their tasks. What is decided on is the stored attempt, never the
+-- Takes result messages (by the queue's own function, whose plan is kept) and locks their tasks. What is decided on is the stored attempt, never the
 -- message: a message that names no attempt comes back with a null outcome.
 CREATE FUNCTION tasker.take_results(qty integer)
 RETURNS TABLE (msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid,
@@ -35,12 +35,12 @@ BEGIN
            array_agg(CASE WHEN p.ours THEN (p.b ->> 'step')::integer END),
            array_agg(CASE WHEN p.ours THEN (p.b ->> 'attempt')::integer END)
     INTO ids, bodies, uuids, steps, tries
-    FROM pgmq_notify.pop('orchestration_step_results', qty) m
+    FROM pgmq_notify.pop_orchestration_step_results(qty, clock_timestamp()) m
+    CROSS JOIN LATERAL (SELECT m.body::jsonb AS b OFFSET 0) j
     CROSS JOIN LATERAL (
-        SELECT m.body::jsonb AS b,
-               coalesce(m.body::jsonb ->> 'task_uuid' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-                    AND m.body::jsonb ->> 'step' ~ '^[0-9]{1,6}$'
-                    AND m.body::jsonb ->> 'attempt' ~ '^[0-9]{1,9}$', false) AS ours
+        SELECT j.b, coalesce(j.b ->> 'task_uuid' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                         AND j.b ->> 'step' ~ '^[0-9]{1,6}$' AND j.b ->> 'attempt' ~ '^[0-9]{1,9}$', false) AS ours
+        OFFSET 0
     ) p;
     IF ids IS NULL THEN
         RETURN;
@@ -68,12 +68,13 @@ RETURNS TABLE (ord integer, verdict text)
 LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
 DECLARE
     taken integer[];
+    accepted integer[];
+    bodies text[];
+    n integer;
 BEGIN
-    SELECT array_agg(d.ord) INTO taken
+    SELECT coalesce(array_agg(d.ord), '{}') INTO taken
     FROM pgmq_notify.delete_fenced(queues, msg_ids, read_cts, nonces) AS d (ord);
-    taken := coalesce(taken, '{}');
 
-    RETURN QUERY
     WITH r AS (
         SELECT u.*, (u.ord)::integer AS o FROM unnest(task_uuids, steps, base_attempts, attempts, nonces, outcomes,
             retryables, retry_afters, claimed_ats, started_ats, ended_ats, results, errors, metadatas)
@@ -89,14 +90,19 @@ BEGIN
         SELECT r.task, r.step, lost, r.nonce, 'lost', NULL, NULL, report.worker, NULL, NULL, r.ended, NULL, NULL, NULL
         FROM r, generate_series(greatest(r.base, 0) + 1, r.attempt - 1) AS lost
         ON CONFLICT DO NOTHING
-        RETURNING a.task_uuid, a.step, a.attempt, a.nonce, a.outcome
-    ), sent AS (
-        SELECT count(pgmq.send_batch) FROM pgmq.send_batch('orchestration_step_results', coalesce((
-            SELECT array_agg(jsonb_build_object('task_uuid', s.task_uuid, 'step', s.step, 'attempt', s.attempt))
-            FROM stored s WHERE s.outcome <> 'lost'), '{}'))
+        RETURNING a.task_uuid, a.step, a.attempt
     )
-    SELECT r.o, CASE WHEN s.task_uuid IS NULL THEN 'refused' ELSE 'accepted' END
-    FROM r CROSS JOIN sent LEFT JOIN stored s ON (s.task_uuid, s.step, s.attempt) = (r.task, r.step, r.attempt);
+    SELECT coalesce(array_agg(r.o), '{}'), array_agg(format('{"task_uuid":"%s","step":%s,"attempt":%s}', r.task, r.step, r.attempt))
+    INTO accepted, bodies
+    FROM r JOIN stored s ON (s.task_uuid, s.step, s.attempt) = (r.task, r.step, r.attempt);
+
+    n := cardinality(accepted);
+    IF n > 0 THEN
+        PERFORM pgmq_notify.send_orchestration_step_results(array_fill('orchestration_step_results'::text, ARRAY[n]),
+            ARRAY(SELECT pgmq_notify.reserve_ids('orchestration_step_results', n)), bodies,
+            array_fill(0::bigint, ARRAY[n]), array_fill(0, ARRAY[n]), clock_timestamp());
+    END IF;
+    RETURN QUERY SELECT o, CASE WHEN o = ANY (accepted) THEN 'accepted' ELSE 'refused' END FROM unnest(taken) AS o;
 
     IF cardinality(taken) < cardinality(msg_ids) THEN
         RETURN QUERY SELECT d.ord, d.verdict FROM tasker.discard(taken, task_uuids, steps, attempts, nonces, outcomes,

@@ -152,7 +152,8 @@ fn matches_schema(plan: &Plan, step: StepIndex, result: &RawValue) -> Result<(),
     let validator = validator.as_ref().map_err(|error| refused(format!("the step's result_schema: {error}")))?;
     let value = serde_json::from_str(result.get()).map_err(|error| refused(error.to_string()))?;
     let offences = validator.iter_errors(&value).take(OFFENCES);
-    let offences: Vec<String> = offences.map(|error| format!("{}: {}", error.instance_path(), error.masked())).collect();
+    let offences: Vec<String> =
+        offences.map(|error| format!("{}: {}", error.instance_path(), error.masked())).collect();
     if offences.is_empty() {
         return Ok(());
     }

@@ -334,10 +334,8 @@ async fn start(shared: &Arc<Shared>, reporter: &Reporter, runnable: Vec<Runnable
     if runnable.is_empty() {
         return;
     }
-    let wanted = runnable.iter().map(|r| Wanted {
-        task: r.open.claim.task,
-        ancestors: r.plan.ancestors(r.open.claim.step),
-    });
+    let wanted =
+        runnable.iter().map(|r| Wanted { task: r.open.claim.task, ancestors: r.plan.ancestors(r.open.claim.step) });
     match inputs::gather(&shared.pool, &shared.payloads, &wanted.collect::<Vec<_>>()).await {
         Ok(inputs) => {
             for (Runnable { open, plan, handler, limit }, input) in runnable.into_iter().zip(inputs) {
@@ -356,11 +354,7 @@ async fn start(shared: &Arc<Shared>, reporter: &Reporter, runnable: Vec<Runnable
 
 /// Takes what the server in this process hands over. When the worker stops, what comes in is given back, until
 /// nothing can come any more.
-pub(crate) async fn run_handed_over(
-    shared: Arc<Shared>,
-    reporter: Reporter,
-    mut claims: mpsc::Receiver<LocalClaim>,
-) {
+pub(crate) async fn run_handed_over(shared: Arc<Shared>, reporter: Reporter, mut claims: mpsc::Receiver<LocalClaim>) {
     let mut batch = Vec::new();
     let most = shared.config.worker.claim_batch;
     loop {
@@ -394,12 +388,7 @@ async fn start_handed_over(shared: &Arc<Shared>, reporter: &Reporter, batch: &mu
     }
 }
 
-async fn give_back(
-    shared: &Shared,
-    reporter: &Reporter,
-    open: impl IntoIterator<Item = Open>,
-    delay: Duration,
-) {
+async fn give_back(shared: &Shared, reporter: &Reporter, open: impl IntoIterator<Item = Open>, delay: Duration) {
     for open in open {
         open.give_back(shared, reporter, delay).await;
     }

@@ -263,9 +263,7 @@ impl<C: SerializeMap> SerializeMap for Parts<'_, C> {
         V: Serialize + ?Sized,
     {
         let done = self.to.serialize_entry(key, &Checked { value, trail: self.trail });
-        self.trail.below(done, || {
-            serde_json::to_string(key).unwrap_or_default().trim_matches('"').to_owned()
-        })
+        self.trail.below(done, || serde_json::to_string(key).unwrap_or_default().trim_matches('"').to_owned())
     }
 
     fn end(self) -> Result<C::Ok, C::Error> {

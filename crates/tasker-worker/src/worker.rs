@@ -83,7 +83,8 @@ impl Shared {
         if self.stop.claims.is_cancelled() {
             return Ok(());
         }
-        *self.handed_over.write().expect("no panic while held") = found.iter().map(|(queue, _)| queue.clone()).collect();
+        *self.handed_over.write().expect("no panic while held") =
+            found.iter().map(|(queue, _)| queue.clone()).collect();
         self.queues.send_if_modified(|queues| {
             let changed = **queues != found;
             if changed {

@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Demo(RunDemo),
     /// Run a server: the orchestrator and the HTTP API
     Server,
-    /// Run a worker with the built-in example handlers
+    /// Run a worker with the handlers of this program: the examples, where nothing was added
     Worker(RunWorker),
     /// Measure speed and cost
     Bench(RunBench),
@@ -71,7 +71,7 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct RunDev {
-    /// Register every template of this folder
+    /// Register the templates of this folder instead of the examples
     #[arg(long, value_name = "DIR")]
     pub(crate) templates: Option<PathBuf>,
     /// Where the private PostgreSQL keeps its data [default: a folder of the user's]

@@ -13,13 +13,16 @@ mod template;
 
 use tasker_client::Client;
 use tasker_shared::config::Config;
+use tasker_worker::HandlerRegistry;
 
 use crate::cli::{Cli, Command};
 use crate::failure::{Failure, Status};
 use crate::output::Output;
 
-/// Runs the command on a runtime of its own.
-pub(crate) fn run(cli: Cli, output: &Output) -> Result<Status, Failure> {
+pub(crate) use process::built_in;
+
+/// Runs the command on a runtime of its own. `handlers` are those of the worker in this process.
+pub(crate) fn run(cli: Cli, handlers: HandlerRegistry, output: &Output) -> Result<Status, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -27,10 +30,10 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Status, Failure> {
     let connect = || connect(cli.global.url.as_deref().filter(|url| !url.is_empty()));
     let configured = || Config::from_process().map_err(Failure::Config);
     match cli.command {
-        Command::Dev(arguments) => runtime.block_on(process::dev(&arguments, configured()?, output)),
+        Command::Dev(arguments) => runtime.block_on(process::dev(&arguments, configured()?, handlers, output)),
         Command::Demo(arguments) => runtime.block_on(demo::run(&arguments, configured()?, output)),
         Command::Server => runtime.block_on(process::server(configured()?, output)),
-        Command::Worker(arguments) => runtime.block_on(process::worker(&arguments, configured()?, output)),
+        Command::Worker(arguments) => runtime.block_on(process::worker(&arguments, configured()?, handlers, output)),
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, configured()?, output)),
         Command::Db(command) => runtime.block_on(db::run(&command, &configured()?, output)),
         Command::Task(command) => runtime.block_on(task::run(command, &connect()?, output)),

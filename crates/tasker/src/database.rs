@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pgmq_notify::{Notifier, Wakeups};
-use sqlx::PgPool;
+use sqlx::{Connection, PgPool};
 use tasker_shared::config::Config;
 use tasker_shared::embedded::{Embedded, Options};
 use tasker_shared::store;
@@ -38,11 +38,17 @@ impl Database {
         Self::migrated(config, url, what, embedded).await
     }
 
-    /// A new database on a private server of its own, for measuring.
+    /// A new database on a private server of its own, for measuring. What an earlier run left is dropped.
     pub(crate) async fn scratch(config: &Config, options: Options) -> Result<Self, Failure> {
         let embedded = start(options).await?;
         let what = format!("a private PostgreSQL in {}", embedded.data_dir().display());
-        Self::migrated(config, embedded.url(), what, Some(embedded)).await
+        let failed = |error: sqlx::Error| Failure::Failed(format!("{what}: {error}"));
+        let mut admin = sqlx::PgConnection::connect(&embedded.url()).await.map_err(failed)?;
+        for statement in ["DROP DATABASE IF EXISTS bench WITH (FORCE)", "CREATE DATABASE bench"] {
+            sqlx::raw_sql(statement).execute(&mut admin).await.map_err(failed)?;
+        }
+        admin.close().await.map_err(failed)?;
+        Self::migrated(config, embedded.url_of("bench"), what, Some(embedded)).await
     }
 
     /// The database that must be named: a server or a worker of its own has no business with a private one.

@@ -13,6 +13,7 @@ mod output;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tasker_worker::HandlerRegistry;
 
 use crate::cli::{Cli, ConfigValidator};
 use crate::failure::{Failure, Status};
@@ -21,9 +22,34 @@ use crate::output::Output;
 /// Runs `tasker` with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    main_with(|_| {})
+}
+
+/// The same for a program of your own: `dev` and `worker` run the handlers that `register` adds, beside those of the
+/// examples.
+///
+/// ```no_run
+/// use tasker_worker::StepOutcome;
+///
+/// fn main() -> std::process::ExitCode {
+///     tasker::main_with(|registry| {
+///         registry.register_fn("hello.Compose", |ctx| async move {
+///             let name: String = ctx.get_input("name")?;
+///             StepOutcome::success(format!("Hello, {name}!"))
+///         });
+///     })
+/// }
+/// ```
+///
+/// # Panics
+/// Where a name is registered twice: one of the two handlers would never run.
+#[must_use]
+pub fn main_with(register: impl FnOnce(&mut HandlerRegistry)) -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.global.json);
-    exit(&output, commands::run(cli, &output))
+    let mut handlers = commands::built_in();
+    register(&mut handlers);
+    exit(&output, commands::run(cli, handlers, &output))
 }
 
 /// Runs `config-validator` with the arguments of this process.

@@ -57,10 +57,7 @@ impl Node {
     }
 
     /// Serves the HTTP API; answers with its address.
-    pub(crate) async fn serve(&mut self, config: &Config) -> Result<std::net::SocketAddr, Failure> {
-        let address = config.web.bind_address;
-        let bound = TcpListener::bind(address).await;
-        let listener = bound.map_err(|error| Failure::Failed(format!("{address} can't be listened on: {error}")))?;
+    pub(crate) async fn serve(&mut self, listener: TcpListener) -> Result<std::net::SocketAddr, Failure> {
         let address = listener.local_addr()?;
         let engine = self.engine.clone().expect("only a node with a server serves");
         let stop = CancellationToken::new();
@@ -94,6 +91,16 @@ impl Node {
         }
         self.signals.stop().await;
     }
+}
+
+/// Takes the address of the HTTP API. Done before anything is started, so that a port that is taken costs no more
+/// than a message.
+pub(crate) async fn listen(config: &Config) -> Result<TcpListener, Failure> {
+    let address = config.web.bind_address;
+    TcpListener::bind(address).await.map_err(|error| {
+        let remedy = "name another address in TASKER_WEB_BIND_ADDRESS, such as 127.0.0.1:0 for any free port";
+        Failure::Failed(format!("{address} can't be listened on: {error}; {remedy}"))
+    })
 }
 
 /// Waits for SIGINT or SIGTERM.

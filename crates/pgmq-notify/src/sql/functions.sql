@@ -13,12 +13,107 @@
 -- the start of a long one would be short by its age.
 --
 -- Queue tables grow and shrink between two ANALYZE runs, so their statistics are wrong most of the time. The
--- functions therefore rule out plans that read a whole table or lose the order of their input. The inner statements
--- are planned at each call: a cached plan would have to be made for a queue whose size is not known.
+-- functions therefore rule out plans that read a whole table or lose the order of their input. The operations of
+-- the hot path (send, read, next_vt, pop, delete_fenced) have a function of their own for each queue, made with the queue: its
+-- plan is kept by the session, where a dynamic statement would be planned at each call, which costs more than running
+-- it. The rare operations are dynamic.
 --
 -- A line that ends in "-- last_read_at" is left out where PGMQ is too old to have that column.
 
 CREATE SCHEMA IF NOT EXISTS pgmq_notify;
+
+-- Makes the functions of one queue.
+CREATE OR REPLACE FUNCTION pgmq_notify.compile(target text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    EXECUTE format($query$
+        CREATE OR REPLACE FUNCTION pgmq_notify.%1$I(
+            queues text[], msg_ids bigint[], bodies text[], delays_ms bigint[], read_cts int[], at timestamptz
+        ) RETURNS bigint LANGUAGE plpgsql AS $body$
+        DECLARE
+            inserted bigint;
+        BEGIN
+            INSERT INTO pgmq.%2$I (
+                msg_id, read_ct, enqueued_at,
+                last_read_at, -- last_read_at
+                vt, message)
+            OVERRIDING SYSTEM VALUE
+            SELECT m.msg_id, m.read_ct, at,
+                CASE WHEN m.read_ct > 0 THEN at END, -- last_read_at
+                at + CASE WHEN m.delay_ms > 0 THEN m.delay_ms * interval '1 millisecond'
+                    ELSE (m.ord - cardinality(queues)) * interval '1 microsecond' END,
+                m.body::jsonb
+            FROM unnest(queues, msg_ids, bodies, delays_ms, read_cts) WITH ORDINALITY
+                AS m(queue, msg_id, body, delay_ms, read_ct, ord)
+            WHERE m.queue = %3$L;
+            GET DIAGNOSTICS inserted = ROW_COUNT;
+            RETURN inserted;
+        END $body$
+        $query$, 'send_' || target, 'q_' || target, target);
+    EXECUTE format($query$
+        CREATE OR REPLACE FUNCTION pgmq_notify.%1$I(lease_ms bigint, wanted int, at timestamptz)
+        RETURNS TABLE (queue text, msg_id bigint, read_ct int, enqueued_at timestamptz, vt timestamptz, body text)
+        LANGUAGE plpgsql AS $body$
+        BEGIN
+            -- Most looks find nothing, and finding that out is cheaper than starting a claim.
+            PERFORM FROM pgmq.%2$I AS m WHERE m.vt <= at LIMIT 1;
+            IF NOT FOUND THEN
+                RETURN;
+            END IF;
+            RETURN QUERY
+            WITH due AS MATERIALIZED (
+                SELECT m.msg_id, m.vt FROM pgmq.%2$I AS m
+                WHERE m.vt <= at ORDER BY m.vt LIMIT wanted FOR UPDATE SKIP LOCKED
+            ), claimed AS (
+                UPDATE pgmq.%2$I AS m SET
+                    last_read_at = at, -- last_read_at
+                    read_ct = m.read_ct + 1, vt = at + lease_ms * interval '1 millisecond'
+                FROM due WHERE m.msg_id = due.msg_id
+                RETURNING due.vt AS visible_at, m.msg_id, m.read_ct, m.enqueued_at, m.vt, m.message
+            )
+            SELECT %3$L::text, c.msg_id, c.read_ct, c.enqueued_at, c.vt, c.message::text
+            FROM claimed AS c ORDER BY c.visible_at, c.msg_id;
+        END $body$
+        $query$, 'read_' || target, 'q_' || target, target);
+    EXECUTE format($query$
+        CREATE OR REPLACE FUNCTION pgmq_notify.%1$I(since timestamptz) RETURNS timestamptz LANGUAGE plpgsql AS $body$
+        BEGIN
+            RETURN (SELECT m.vt FROM pgmq.%2$I AS m WHERE m.vt > since ORDER BY m.vt LIMIT 1);
+        END $body$
+        $query$, 'next_' || target, 'q_' || target);
+    EXECUTE format($query$
+        CREATE OR REPLACE FUNCTION pgmq_notify.%1$I(wanted int, at timestamptz)
+        RETURNS TABLE (msg_id bigint, read_ct int, enqueued_at timestamptz, body text)
+        LANGUAGE plpgsql AS $body$
+        BEGIN
+            RETURN QUERY
+            WITH due AS MATERIALIZED (
+                SELECT m.msg_id, m.vt FROM pgmq.%2$I AS m
+                WHERE m.vt <= at ORDER BY m.vt LIMIT wanted FOR UPDATE SKIP LOCKED
+            ), popped AS (
+                DELETE FROM pgmq.%2$I AS m USING due WHERE m.msg_id = due.msg_id
+                RETURNING due.vt, m.msg_id, m.read_ct, m.enqueued_at, m.message
+            )
+            SELECT p.msg_id, p.read_ct, p.enqueued_at, p.message::text FROM popped AS p ORDER BY p.vt, p.msg_id;
+        END $body$
+        $query$, 'pop_' || target, 'q_' || target);
+    EXECUTE format($query$
+        CREATE OR REPLACE FUNCTION pgmq_notify.%1$I(queues text[], msg_ids bigint[], read_cts int[], nonces uuid[])
+        RETURNS SETOF int LANGUAGE plpgsql AS $body$
+        BEGIN
+            RETURN QUERY
+            DELETE FROM pgmq.%2$I AS m
+            USING (
+                SELECT * FROM unnest(queues, msg_ids, read_cts, nonces) WITH ORDINALITY
+                    AS t(queue, msg_id, read_ct, nonce, ord)
+                WHERE t.queue = %3$L ORDER BY t.msg_id OFFSET 0
+            ) AS token
+            WHERE m.msg_id = token.msg_id AND m.read_ct = token.read_ct AND m.message->>'nonce' = token.nonce::text
+            RETURNING token.ord::int;
+        END $body$
+        $query$, 'delete_' || target, 'q_' || target, target);
+END
+$function$;
 
 -- Creates the missing queues; returns how many there were. The lock is held to the end of the transaction: create
 -- queues in a transaction of their own.
@@ -28,13 +123,19 @@ DECLARE
     target text;
     created bigint := 0;
 BEGIN
-    IF NOT EXISTS (SELECT FROM unnest(queues) AS q WHERE to_regclass(format('pgmq.%I', 'q_' || q)) IS NULL) THEN
+    IF NOT EXISTS (SELECT FROM unnest(queues) AS q
+                   WHERE to_regclass(format('pgmq.%I', 'q_' || q)) IS NULL
+                      OR to_regproc(format('pgmq_notify.%I', 'send_' || q)) IS NULL) THEN
         RETURN 0;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('pgmq_notify.create_queues', 0));
     FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
-        CONTINUE WHEN to_regclass(format('pgmq.%I', 'q_' || target)) IS NOT NULL;
+        IF to_regclass(format('pgmq.%I', 'q_' || target)) IS NOT NULL THEN
+            PERFORM pgmq_notify.compile(target);
+            CONTINUE;
+        END IF;
         PERFORM pgmq.create(target);
+        PERFORM pgmq_notify.compile(target);
         -- A row lives for one insert, one or two updates and a delete. Room in the page keeps the updated row next to
         -- the old one: a sixth less WAL per message than at 100. A vacuum after a fixed number of dead rows keeps the
         -- table small whatever the backlog.
@@ -78,22 +179,8 @@ BEGIN
         RAISE EXCEPTION 'arrays of different lengths' USING ERRCODE = 'array_subscript_error';
     END IF;
     FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
-        EXECUTE format($query$
-            INSERT INTO pgmq.%I (
-                msg_id, read_ct, enqueued_at,
-                last_read_at, -- last_read_at
-                vt, message)
-            OVERRIDING SYSTEM VALUE
-            SELECT m.msg_id, m.read_ct, $6,
-                CASE WHEN m.read_ct > 0 THEN $6 END, -- last_read_at
-                $6 + CASE WHEN m.delay_ms > 0 THEN m.delay_ms * interval '1 millisecond'
-                    ELSE (m.ord - cardinality($1)) * interval '1 microsecond' END,
-                m.body::jsonb
-            FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS m(queue, msg_id, body, delay_ms, read_ct, ord)
-            WHERE m.queue = %L
-            $query$, 'q_' || target, target)
-        USING queues, msg_ids, bodies, delays_ms, read_cts, clock_timestamp();
-        GET DIAGNOSTICS inserted = ROW_COUNT;
+        EXECUTE format('SELECT pgmq_notify.%I($1, $2, $3, $4, $5, $6)', 'send_' || target)
+        INTO inserted USING queues, msg_ids, bodies, delays_ms, read_cts, clock_timestamp();
         total := total + inserted;
     END LOOP;
     RETURN total;
@@ -115,19 +202,8 @@ DECLARE
 BEGIN
     FOREACH target IN ARRAY queues LOOP
         EXIT WHEN wanted <= 0;
-        RETURN QUERY EXECUTE format($query$
-            WITH due AS MATERIALIZED (
-                SELECT msg_id, vt FROM pgmq.%1$I WHERE vt <= $1 ORDER BY vt LIMIT $2 FOR UPDATE SKIP LOCKED
-            ), claimed AS (
-                UPDATE pgmq.%1$I AS m SET
-                    last_read_at = $1, -- last_read_at
-                    read_ct = m.read_ct + 1, vt = $1 + $3 * interval '1 millisecond'
-                FROM due WHERE m.msg_id = due.msg_id
-                RETURNING due.vt AS visible_at, m.msg_id, m.read_ct, m.enqueued_at, m.vt, m.message
-            )
-            SELECT %2$L::text, msg_id, read_ct, enqueued_at, vt, message::text FROM claimed ORDER BY visible_at, msg_id
-            $query$, 'q_' || target, target)
-        USING clock_timestamp(), wanted, lease_ms;
+        RETURN QUERY EXECUTE format('SELECT * FROM pgmq_notify.%I($1, $2, $3)', 'read_' || target)
+        USING lease_ms, wanted, clock_timestamp();
         GET DIAGNOSTICS claimed = ROW_COUNT;
         wanted := wanted - claimed;
     END LOOP;
@@ -146,7 +222,7 @@ DECLARE
     earliest timestamptz;
 BEGIN
     FOREACH target IN ARRAY queues LOOP
-        EXECUTE format('SELECT vt FROM pgmq.%I WHERE vt > $1 ORDER BY vt LIMIT 1', 'q_' || target)
+        EXECUTE format('SELECT pgmq_notify.%I($1)', 'next_' || target)
         INTO found USING now();
         earliest := least(earliest, found);
     END LOOP;
@@ -161,16 +237,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $function$
 BEGIN
-    RETURN QUERY EXECUTE format($query$
-        WITH due AS MATERIALIZED (
-            SELECT msg_id, vt FROM pgmq.%1$I WHERE vt <= $1 ORDER BY vt LIMIT $2 FOR UPDATE SKIP LOCKED
-        ), popped AS (
-            DELETE FROM pgmq.%1$I AS m USING due WHERE m.msg_id = due.msg_id
-            RETURNING due.vt, m.msg_id, m.read_ct, m.enqueued_at, m.message
-        )
-        SELECT msg_id, read_ct, enqueued_at, message::text FROM popped ORDER BY vt, msg_id
-        $query$, 'q_' || queue)
-    USING clock_timestamp(), qty;
+    RETURN QUERY EXECUTE format('SELECT * FROM pgmq_notify.%I($1, $2)', 'pop_' || queue)
+    USING qty, clock_timestamp();
 END
 $function$;
 
@@ -185,15 +253,7 @@ DECLARE
     target text;
 BEGIN
     FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
-        RETURN QUERY EXECUTE format($query$
-            DELETE FROM pgmq.%I AS m
-            USING (
-                SELECT * FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS t(queue, msg_id, read_ct, nonce, ord)
-                WHERE t.queue = %L ORDER BY t.msg_id OFFSET 0
-            ) AS token
-            WHERE m.msg_id = token.msg_id AND m.read_ct = token.read_ct AND m.message->>'nonce' = token.nonce::text
-            RETURNING token.ord::int
-            $query$, 'q_' || target, target)
+        RETURN QUERY EXECUTE format('SELECT pgmq_notify.%I($1, $2, $3, $4)', 'delete_' || target)
         USING queues, msg_ids, read_cts, nonces;
     END LOOP;
 END
@@ -383,3 +443,7 @@ BEGIN
     END LOOP;
 END
 $function$;
+
+-- Queues that were made with earlier functions get these.
+SELECT pgmq_notify.compile(queue_name::text) FROM pgmq.meta
+WHERE to_regproc(format('pgmq_notify.%I', 'send_' || queue_name)) IS NOT NULL;

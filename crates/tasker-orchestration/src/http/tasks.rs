@@ -103,18 +103,18 @@ pub(super) async fn wait(
     let over = tokio::time::sleep(limit);
     tokio::pin!(over);
     let mut watcher = api.engine.watch().subscribe(task);
-    loop {
-        let (_, state) = api.progress(task).await?;
-        if state.is_terminal() || state == TaskState::BlockedByFailures {
-            return Ok(Json(api.task(task).await?.response()).into_response());
-        }
+    // The database is asked once; from then on the watcher tells, so that waiting costs it nothing.
+    let (_, state) = api.progress(task).await?;
+    let mut settled = state.is_terminal() || state == TaskState::BlockedByFailures;
+    while !settled {
         tokio::select! {
-            () = watcher.changed() => {}
+            () = watcher.changed() => settled = watcher.ended().is_some(),
             () = &mut over => break,
             () = api.shutdown.cancelled() => break,
         }
     }
-    Ok((StatusCode::ACCEPTED, Json(api.task(task).await?.response())).into_response())
+    let answer = Json(api.task(task).await?.response());
+    Ok(if settled { answer.into_response() } else { (StatusCode::ACCEPTED, answer).into_response() })
 }
 
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(ListQuery),

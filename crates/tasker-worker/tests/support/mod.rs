@@ -122,7 +122,11 @@ impl Setup {
     pub async fn claim(&self, lease: Duration) -> Vec<Claim> {
         let mut conn = self.db.pool.acquire().await.unwrap();
         let found = claims::claim(&mut conn, std::slice::from_ref(&self.queue), lease, 100).await.unwrap();
-        found.messages.iter().map(|message| Claim::from_message(message, from_sql(message.enqueued_at)).unwrap()).collect()
+        found
+            .messages
+            .iter()
+            .map(|message| Claim::from_message(message, from_sql(message.enqueued_at)).unwrap())
+            .collect()
     }
 
     /// Lets the lease of every ticket end now.

@@ -24,7 +24,7 @@ use crate::cli::RunDemo;
 use crate::commands::process;
 use crate::database::Database;
 use crate::failure::{Failure, Status};
-use crate::node::Node;
+use crate::node::{Node, listen};
 use crate::output::{Output, table};
 
 /// The slowest example takes some seconds; this is when it is stuck.
@@ -73,7 +73,7 @@ async fn played(
     let engine = node.engine.clone().expect("a server was started");
     process::register_examples(&engine).await?;
     node.find_queues().await?;
-    let address = node.serve(&config).await?;
+    let address = node.serve(listen(&config).await?).await?;
     let client = Client::new(&format!("http://{address}"))?;
     if !output.json() {
         output.line(&format!("Server and worker run on {}.\n", database.what))?;

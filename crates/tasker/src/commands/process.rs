@@ -14,7 +14,7 @@ use crate::cli::{RunDev, RunWorker};
 use crate::commands::bench;
 use crate::database::Database;
 use crate::failure::{Failure, Status};
-use crate::node::{Node, interrupted};
+use crate::node::{Node, interrupted, listen};
 use crate::output::Output;
 
 /// The handlers that come with the binary: the examples, and the one that benchmarks call.
@@ -27,6 +27,7 @@ pub(crate) fn built_in() -> HandlerRegistry {
 
 pub(crate) async fn server(config: Config, output: &Output) -> Result<Status, Failure> {
     telemetry::init(&config.telemetry);
+    let listener = listen(&config).await?;
     let database = Database::named(&config).await?;
     let config = Arc::new(config);
     let mut node = Node::start(Arc::clone(&config), &database, true, None).await?;
@@ -34,7 +35,7 @@ pub(crate) async fn server(config: Config, output: &Output) -> Result<Status, Fa
     if let Some(folder) = &config.templates.path {
         register_folder(&engine, &config, folder).await?;
     }
-    let address = node.serve(&config).await?;
+    let address = node.serve(listener).await?;
     output.line(&format!("server at http://{address} on {}", database.what))?;
     interrupted().await?;
     node.stop().await;
@@ -42,14 +43,19 @@ pub(crate) async fn server(config: Config, output: &Output) -> Result<Status, Fa
     Ok(Status::Done)
 }
 
-pub(crate) async fn worker(arguments: &RunWorker, mut config: Config, output: &Output) -> Result<Status, Failure> {
+pub(crate) async fn worker(
+    arguments: &RunWorker,
+    mut config: Config,
+    handlers: HandlerRegistry,
+    output: &Output,
+) -> Result<Status, Failure> {
     telemetry::init(&config.telemetry);
     if !arguments.namespaces.is_empty() {
         config.worker.namespaces = Some(arguments.namespaces.clone());
     }
     let database = Database::named(&config).await?;
     let config = Arc::new(config);
-    let node = Node::start(Arc::clone(&config), &database, false, Some(built_in())).await?;
+    let node = Node::start(Arc::clone(&config), &database, false, Some(handlers)).await?;
     output.line(&format!("worker {} on {}", config.worker.id, database.what))?;
     interrupted().await?;
     node.stop().await;
@@ -57,24 +63,36 @@ pub(crate) async fn worker(arguments: &RunWorker, mut config: Config, output: &O
     Ok(Status::Done)
 }
 
-pub(crate) async fn dev(arguments: &RunDev, config: Config, output: &Output) -> Result<Status, Failure> {
+pub(crate) async fn dev(
+    arguments: &RunDev,
+    config: Config,
+    handlers: HandlerRegistry,
+    output: &Output,
+) -> Result<Status, Failure> {
     telemetry::init(&config.telemetry);
+    let listener = listen(&config).await?;
     let database = Database::open(&config, arguments.data_dir.clone()).await?;
     let config = Arc::new(config);
-    let mut node = Node::start(Arc::clone(&config), &database, true, Some(built_in())).await?;
+    let mut node = Node::start(Arc::clone(&config), &database, true, Some(handlers)).await?;
     let engine = node.engine.clone().expect("a server was started");
     let folder = arguments.templates.as_deref().or(config.templates.path.as_deref());
-    match folder {
-        Some(folder) => register_folder(&engine, &config, folder).await?,
-        None => register_examples(&engine).await?,
-    }
+    let first_try = match folder {
+        Some(folder) => {
+            register_folder(&engine, &config, folder).await?;
+            "tasker template list"
+        }
+        None => {
+            register_examples(&engine).await?;
+            "tasker task create --namespace examples --name linear --input '{\"number\": 6}' --wait"
+        }
+    };
     node.find_queues().await?;
-    let address = node.serve(&config).await?;
+    let address = node.serve(listener).await?;
     output.line(&format!("Tasker runs on {}", database.what))?;
     output.line(&format!("  DATABASE_URL={}", database.url))?;
     output.line(&format!("  API      http://{address}/v1"))?;
     output.line(&format!("  docs     http://{address}/api-docs/ui"))?;
-    output.line("  try      tasker task create --namespace examples --name linear --input '{\"number\": 6}' --wait")?;
+    output.line(&format!("  try      {first_try}"))?;
     output.line("Ctrl-C stops it.")?;
     interrupted().await?;
     node.stop().await;

@@ -1,0 +1,347 @@
+//! One task in a world of memory: its tickets and due-time rows, its attempts, and the laws that hold after each event.
+//!
+//! The world does what the shell around the core does: a report is heard only with the step's present ticket, and an
+//! effect becomes a ticket, a row or an entry. Nonces are counted per step, so that worlds which saw the same events
+//! of a step in different orders are equal.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde_json::json;
+use tasker_lifecycle::template::{self, Template};
+use tasker_lifecycle::{
+    DeadLetterReason, Decision, Effect, Event, Holder, Nonce, Outcome, Refused, StepIndex, StepState, Task, TaskId,
+    TaskState, TicketRef, Timestamp, decide, evolve,
+};
+use uuid::Uuid;
+
+/// A hint of the handler that leads to a row in the due-time table.
+pub const LATER_MS: u64 = 100_000;
+const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
+
+/// How one step of a template is tried.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub retryable: bool,
+    pub max_attempts: u32,
+}
+
+/// A template whose steps wait for the given ones before them.
+pub fn template(steps: &[(Vec<usize>, Policy)]) -> Arc<Template> {
+    let steps: Vec<_> = steps
+        .iter()
+        .enumerate()
+        .map(|(at, (parents, policy))| {
+            let parents: Vec<String> = parents.iter().map(|parent| format!("s{parent}")).collect();
+            let Policy { retryable, max_attempts } = policy;
+            json!({"name": format!("s{at}"), "handler": "h", "dependencies": parents, "retry": {
+                "retryable": retryable, "max_attempts": max_attempts, "backoff": "none", "max_backoff_ms": LATER_MS * 2}})
+        })
+        .collect();
+    let document = json!({"name": "laws", "namespace_name": "test", "version": "1.0.0", "steps": steps});
+    Arc::new(template::from_json(&document, None).expect("a valid template").0)
+}
+
+/// A ticket or due-time row as it lies in the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub holder: Holder,
+    /// Attempts before it was sent.
+    pub base: u32,
+    /// Claims whose worker died.
+    pub lost: u32,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub task: Task,
+    held: BTreeMap<StepIndex, Held>,
+    /// Tickets and rows so far, by step: the last nonce.
+    nonces: Vec<u32>,
+    /// Finished attempts by step, the lost ones among them.
+    attempts: Vec<Vec<u32>>,
+    /// The last attempt of each step that anybody allowed.
+    budgets: Vec<u32>,
+    dead: Vec<(StepIndex, u32, DeadLetterReason)>,
+    folded: Vec<StepState>,
+    terminal: Option<TaskState>,
+}
+
+impl World {
+    /// A task that has not started.
+    pub fn new(template: &Arc<Template>) -> Self {
+        let steps = template.steps.len();
+        Self {
+            task: Task::new(TaskId::new(1, 7), Arc::clone(template)),
+            held: BTreeMap::new(),
+            nonces: vec![0; steps],
+            attempts: vec![Vec::new(); steps],
+            budgets: template.steps.iter().map(|step| step.retry.max_attempts).collect(),
+            dead: Vec::new(),
+            folded: vec![StepState::Pending; steps],
+            terminal: None,
+        }
+    }
+
+    /// Everything that later events depend on.
+    pub fn key(&self) -> String {
+        let stored = self.task.to_stored();
+        let mut key = format!("{}{}{}", stored.state.letter(), stored.steps, stored.sparse);
+        for (step, held) in &self.held {
+            write!(key, " {step}:{}+{}", held.base, held.lost).expect("a String takes all that is written");
+        }
+        key
+    }
+
+    pub fn held(&self) -> impl Iterator<Item = (StepIndex, Held)> + '_ {
+        self.held.iter().map(|(step, held)| (*step, *held))
+    }
+
+    /// The number of the attempt that a claim of this ticket makes, and whether the handler may run.
+    pub fn claim(&self, step: StepIndex) -> Option<(u32, bool)> {
+        let held = self.held.get(&step).filter(|held| matches!(held.holder, Holder::Ticket(_)))?;
+        let attempt = held.base + held.lost + 1;
+        Some((attempt, attempt <= self.task.limit(step)))
+    }
+
+    /// A worker claims the ticket and dies.
+    pub fn lose(&mut self, step: StepIndex) {
+        self.held.get_mut(&step).expect("a ticket that was claimed").lost += 1;
+    }
+
+    /// The report on a claim of the present ticket. Where the attempts are used up, it is that of a lost lease.
+    pub fn report(&self, step: StepIndex, outcome: Outcome) -> Option<Event> {
+        let (attempt, may_run) = self.claim(step)?;
+        let outcome = if may_run { outcome } else { Outcome::LeaseLost };
+        Some(Event::Reported { step, attempt, nonce: nonce(self.held[&step].holder)?, outcome })
+    }
+
+    /// The due-time row of a step comes due.
+    pub fn come_due(&self, step: StepIndex) -> Option<Event> {
+        match self.held.get(&step)?.holder {
+            Holder::Due { nonce } => Some(Event::Due { step, nonce }),
+            Holder::Ticket(_) | Holder::None => None,
+        }
+    }
+
+    /// An event happens: decided, carried out, and held against every law.
+    pub fn apply(&mut self, event: Event) -> Result<Decision, Refused> {
+        let before = self.clone();
+        let decision = decide(&self.task, event, NOW)?;
+        self.moves_are_sound(&decision);
+        self.accept(event, &decision);
+        decision.evolve(&mut self.task);
+        for effect in &decision.effects {
+            self.carry_out(*effect);
+        }
+        self.grant(event, &decision);
+        assert_eq!(decision.is_empty(), before.key() == self.key(), "{event:?}: {decision:?}");
+        assert_eq!(decision.task.is_some(), before.task.state() != self.task.state());
+        self.task_moves_are_sound(&decision);
+        self.changes_nothing(event);
+        self.laws();
+        Ok(decision)
+    }
+
+    /// The same event, or one of the past, is decided on and nothing follows.
+    pub fn changes_nothing(&self, event: Event) {
+        if let Ok(decision) = decide(&self.task, event, NOW) {
+            assert!(decision.is_empty(), "{event:?} once more: {decision:?}");
+            let mut task = self.task.clone();
+            decision.evolve(&mut task);
+            assert_eq!((task.to_stored(), task.is_started()), (self.task.to_stored(), self.task.is_started()));
+        }
+    }
+
+    /// Reports and timers of every earlier ticket and row, and of earlier attempts on the present one.
+    pub fn stale(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (at, last) in self.nonces.iter().enumerate() {
+            let step = StepIndex::from(at);
+            let held = self.held.get(&step).map(|held| held.holder);
+            for number in 1..=*last + 1 {
+                let nonce = nonce_of(step, number);
+                let (ticket, due) = match held {
+                    Some(Holder::Ticket(ticket)) => (ticket.nonce == nonce, false),
+                    Some(Holder::Due { nonce: held }) => (false, held == nonce),
+                    Some(Holder::None) | None => (false, false),
+                };
+                let attempts = self.task.attempts(step);
+                let tried = if ticket { attempts } else { attempts + 2 };
+                events.extend((1..=tried).map(|attempt| {
+                    let retryable = Outcome::Failure { retryable: true, retry_after_ms: None };
+                    let outcome = if attempt % 2 == 0 { retryable } else { Outcome::Success };
+                    Event::Reported { step, attempt, nonce, outcome }
+                }));
+                if !due {
+                    events.push(Event::Due { step, nonce });
+                }
+            }
+        }
+        events
+    }
+
+    /// Nothing is left that could happen without an operator.
+    pub fn is_at_rest(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// The fence: the report that was heard took the ticket, and the claims before it that never reported are told.
+    fn accept(&mut self, event: Event, decision: &Decision) {
+        let Event::Reported { step, attempt, nonce: reported, outcome } = event else { return };
+        let Some(held) = self.held.get(&step).copied().filter(|held| nonce(held.holder) == Some(reported)) else {
+            return;
+        };
+        let current = matches!(held.holder, Holder::Ticket(_)) && attempt > held.base;
+        assert_eq!(decision.is_empty(), !current, "exactly the present ticket is heard: {event:?}");
+        if current {
+            self.held.remove(&step);
+            let budget = self.budgets[step.at()];
+            assert!(attempt <= budget + u32::from(outcome == Outcome::LeaseLost), "attempt {attempt} of {budget}");
+            self.attempts[step.at()].extend(held.base + 1..=attempt);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Enqueue { step, base_attempt, .. } => {
+                let nonce = self.next_nonce(step);
+                let msg_id = i64::from(self.nonces[step.at()]);
+                self.hold(step, Holder::Ticket(TicketRef { msg_id, nonce }), base_attempt);
+            }
+            Effect::Schedule { step, base_attempt, due } => {
+                assert_eq!(self.task.live(step).retry_at, Some(due));
+                let nonce = self.next_nonce(step);
+                self.hold(step, Holder::Due { nonce }, base_attempt);
+            }
+            Effect::Withdraw { step, holder } => {
+                let held = self.held.remove(&step).expect("what is withdrawn was there");
+                assert_eq!(held.holder, holder);
+            }
+            Effect::DeadLetter { step, reason } => {
+                assert_eq!(self.task.step(step), Some(StepState::Error));
+                let attempt = self.task.attempts(step);
+                assert!(!self.dead.iter().any(|(s, a, _)| (*s, *a) == (step, attempt)), "filed twice");
+                self.dead.push((step, attempt, reason));
+            }
+            Effect::TaskEnded(state) => assert_eq!(self.task.state(), state),
+        }
+    }
+
+    fn hold(&mut self, step: StepIndex, holder: Holder, base: u32) {
+        self.task.hold(step, holder);
+        let before = self.held.insert(step, Held { holder, base, lost: 0 });
+        assert_eq!(before, None, "step {step} is held twice");
+    }
+
+    fn next_nonce(&mut self, step: StepIndex) -> Nonce {
+        self.nonces[step.at()] += 1;
+        nonce_of(step, self.nonces[step.at()])
+    }
+
+    /// What an operator gave: a new budget, or an attempt made by hand.
+    fn grant(&mut self, event: Event, decision: &Decision) {
+        match event {
+            Event::StepReset { step } if !decision.is_empty() => {
+                let made = u32::try_from(self.attempts[step.at()].len()).expect("few");
+                self.budgets[step.at()] = made + self.task.template().steps[step.at()].retry.max_attempts;
+            }
+            Event::StepCompleted { step } if !decision.is_empty() => {
+                let next = u32::try_from(self.attempts[step.at()].len()).expect("few") + 1;
+                self.attempts[step.at()].push(next);
+            }
+            _ => {}
+        }
+    }
+
+    /// Each transition starts where its step is, only goes where a step may go, and folds to the stored states.
+    fn moves_are_sound(&mut self, decision: &Decision) {
+        let mut one_by_one = self.task.clone();
+        for t in &decision.transitions {
+            use StepState::{Cancelled, Complete, Enqueued, Error, Pending, ResolvedManually, WaitingForRetry};
+            assert_eq!(one_by_one.step(t.step), Some(t.from), "{t:?}");
+            let may = match t.from {
+                Pending => matches!(t.to, Enqueued | Complete | Cancelled),
+                Enqueued => matches!(t.to, Complete | WaitingForRetry | Error | Cancelled),
+                WaitingForRetry => {
+                    matches!(t.to, Enqueued | Complete | WaitingForRetry | Error | Cancelled)
+                }
+                Error => matches!(t.to, Enqueued | Complete | ResolvedManually),
+                StepState::InProgress | Complete | Cancelled | ResolvedManually => false,
+            };
+            assert!(may, "{t:?}");
+            evolve(&mut one_by_one, t);
+            self.folded[t.step.at()] = t.to;
+        }
+    }
+
+    fn task_moves_are_sound(&mut self, decision: &Decision) {
+        let ended = decision.effects.iter().filter(|effect| matches!(effect, Effect::TaskEnded(_))).count();
+        let Some((_, to)) = decision.task else {
+            assert_eq!(ended, 0);
+            return;
+        };
+        assert_eq!(to, self.task.state());
+        assert_eq!(ended, usize::from(to.is_terminal() || to == TaskState::BlockedByFailures));
+        assert_eq!(self.terminal, None, "a terminal state is never left");
+        self.terminal = Some(to).filter(|state| state.is_terminal());
+    }
+
+    /// What holds between any two events.
+    fn laws(&self) {
+        let task = &self.task;
+        let dag = &task.template().dag;
+        for (at, state) in task.steps().iter().enumerate() {
+            let step = StepIndex::from(at);
+            let unsatisfied = dag.parents(step).iter().filter(|parent| !task.steps()[parent.at()].satisfies()).count();
+            assert_eq!(task.waiting_parents(step) as usize, unsatisfied);
+            assert!(!state.is_live() || unsatisfied == 0, "step {step} is {state} before its parents");
+            let ready = task.is_started() && unsatisfied == 0;
+            assert!(*state != StepState::Pending || !ready, "step {step} is ready and left pending");
+            let held = self.held.get(&step).map_or(Holder::None, |held| held.holder);
+            assert_eq!(task.live(step).holder, held, "step {step}");
+            assert_eq!(state.is_live(), held != Holder::None, "step {step} is {state}, held by {held:?}");
+            let attempts = task.attempts(step);
+            assert!(self.attempts[at].iter().copied().eq(1..=attempts), "{:?}", self.attempts[at]);
+            if let Some(held) = self.held.get(&step) {
+                assert_eq!((held.base, task.limit(step)), (attempts, self.budgets[at]));
+                assert!(attempts < self.budgets[at], "a live step has an attempt left");
+            }
+            let filed = self.dead.iter().any(|(s, a, _)| (*s, *a) == (step, attempts));
+            assert!(*state != StepState::Error || filed, "step {step} failed without a dead letter");
+        }
+        assert_eq!(task.steps(), self.folded);
+        self.stored_equals_computed();
+    }
+
+    fn stored_equals_computed(&self) {
+        let stored = self.task.to_stored();
+        let template = Arc::clone(self.task.template());
+        let read = Task::from_stored(self.task.id(), template, &stored).expect("what was stored can be read");
+        assert_eq!(read.to_stored(), stored);
+        assert_eq!(read.is_started(), self.task.is_started());
+        for state in StepState::ALL {
+            let count = self.task.steps().iter().filter(|step| *step == state).count();
+            assert_eq!((read.count(*state) as usize, self.task.count(*state) as usize), (count, count));
+        }
+        for step in (0..stored.steps.len()).map(StepIndex::from) {
+            assert_eq!(read.waiting_parents(step), self.task.waiting_parents(step));
+            assert_eq!(read.live(step), self.task.live(step));
+            assert_eq!((read.attempts(step), read.limit(step)), (self.task.attempts(step), self.task.limit(step)));
+        }
+    }
+}
+
+fn nonce(holder: Holder) -> Option<Nonce> {
+    match holder {
+        Holder::None => None,
+        Holder::Ticket(ticket) => Some(ticket.nonce),
+        Holder::Due { nonce } => Some(nonce),
+    }
+}
+
+fn nonce_of(step: StepIndex, number: u32) -> Nonce {
+    Nonce(Uuid::from_u128((u128::from(step.0) + 1) << 64 | u128::from(number)))
+}
