@@ -164,6 +164,7 @@ pub(crate) async fn run<A: Actor, S: Signal>(
         tokio::select! {
             received = inbox.recv_many(&mut events, max), if fed => {
                 fed = received > 0;
+                gather(&mut inbox, &mut events, max).await;
                 let depth = i64::try_from(inbox.len()).unwrap_or(i64::MAX);
                 body.parts.metrics.inbox_depth.with_label_values(&[A::NAME]).set(depth);
                 if fed {
@@ -176,6 +177,17 @@ pub(crate) async fn run<A: Actor, S: Signal>(
                 inbox.close();
             }
         }
+    }
+}
+
+/// Lets those who are about to send do so: what ends at the same moment is decided in one transaction. No
+/// time is waited for.
+async fn gather<E>(inbox: &mut mpsc::Receiver<E>, events: &mut Vec<E>, max: usize) {
+    tokio::task::yield_now().await;
+    while events.len() < max
+        && let Ok(event) = inbox.try_recv()
+    {
+        events.push(event);
     }
 }
 

@@ -1,3 +1,6 @@
+-- Look-ups of a batch say between which ids its tasks lie: the executor then opens the partitions of that range only,
+-- whatever number of months is kept.
+
 -- Locks tasks by id, then deletes the tickets whose claim token still matches. Two statements inside,
 -- so that the second one sees what was committed while the first one waited.
 -- Answers one row per locked task (its version) and one per deleted ticket (its 1-based ordinal); `at`
@@ -5,10 +8,15 @@
 CREATE FUNCTION tasker.lock_and_take(task_uuids uuid[], queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[])
 RETURNS TABLE (task_uuid uuid, version bigint, taken integer, at timestamptz)
 LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
+DECLARE
+    least_id uuid;
+    last_id uuid;
 BEGIN
+    SELECT u.id INTO least_id FROM unnest(task_uuids) AS u (id) ORDER BY u.id LIMIT 1;
+    SELECT u.id INTO last_id FROM unnest(task_uuids) AS u (id) ORDER BY u.id DESC LIMIT 1;
     RETURN QUERY
         SELECT t.task_uuid, t.version, NULL::integer, clock_timestamp()
-        FROM tasker.tasks t WHERE t.task_uuid = ANY (task_uuids)
+        FROM tasker.tasks t WHERE t.task_uuid = ANY (task_uuids) AND t.task_uuid BETWEEN least_id AND last_id
         ORDER BY t.task_uuid FOR NO KEY UPDATE;
     IF cardinality(msg_ids) > 0 THEN
         RETURN QUERY
@@ -29,6 +37,8 @@ DECLARE
     uuids uuid[];
     steps integer[];
     tries integer[];
+    least_id uuid;
+    last_id uuid;
 BEGIN
     SELECT array_agg(m.msg_id), array_agg(m.body),
            array_agg(CASE WHEN p.ours THEN (p.b ->> 'task_uuid')::uuid END),
@@ -45,13 +55,17 @@ BEGIN
     IF ids IS NULL THEN
         RETURN;
     END IF;
-    PERFORM 1 FROM tasker.tasks t WHERE t.task_uuid = ANY (uuids) ORDER BY t.task_uuid FOR NO KEY UPDATE;
+    SELECT u.id INTO least_id FROM unnest(uuids) AS u (id) ORDER BY u.id LIMIT 1;
+    SELECT u.id INTO last_id FROM unnest(uuids) AS u (id) WHERE u.id IS NOT NULL ORDER BY u.id DESC LIMIT 1;
+    PERFORM 1 FROM tasker.tasks t WHERE t.task_uuid = ANY (uuids) AND t.task_uuid BETWEEN least_id AND last_id
+    ORDER BY t.task_uuid FOR NO KEY UPDATE;
     RETURN QUERY
         SELECT m.id, m.body, m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
                clock_timestamp()
         FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)
-        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task
+        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task AND t.task_uuid BETWEEN least_id AND last_id
         LEFT JOIN tasker.attempts a ON a.task_uuid = m.task AND a.step = m.step AND a.attempt = m.attempt
+                                   AND a.task_uuid BETWEEN least_id AND last_id
         ORDER BY m.ord;
 END $$;
 
@@ -76,8 +90,8 @@ BEGIN
     FROM pgmq_notify.delete_fenced(queues, msg_ids, read_cts, nonces) AS d (ord);
 
     WITH r AS (
-        SELECT u.*, (u.ord)::integer AS o FROM unnest(task_uuids, steps, base_attempts, attempts, nonces, outcomes,
-            retryables, retry_afters, claimed_ats, started_ats, ended_ats, results, errors, metadatas)
+        SELECT u.* FROM unnest(task_uuids, steps, base_attempts, attempts, nonces, outcomes, retryables, retry_afters,
+                               claimed_ats, started_ats, ended_ats, results, errors, metadatas)
             WITH ORDINALITY AS u (task, step, base, attempt, nonce, outcome, retryable, retry_after, claimed, started,
                                   ended, result, error, metadata, ord)
         WHERE u.ord = ANY (taken)
@@ -90,12 +104,19 @@ BEGIN
         SELECT r.task, r.step, lost, r.nonce, 'lost', NULL, NULL, report.worker, NULL, NULL, r.ended, NULL, NULL, NULL
         FROM r, generate_series(greatest(r.base, 0) + 1, r.attempt - 1) AS lost
         ON CONFLICT DO NOTHING
-        RETURNING a.task_uuid, a.step, a.attempt
+        RETURNING a.outcome
     )
-    SELECT coalesce(array_agg(r.o), '{}'), array_agg(format('{"task_uuid":"%s","step":%s,"attempt":%s}', r.task, r.step, r.attempt))
-    INTO accepted, bodies
-    FROM r JOIN stored s ON (s.task_uuid, s.step, s.attempt) = (r.task, r.step, r.attempt);
+    SELECT count(*) FILTER (WHERE s.outcome <> 'lost') INTO n FROM stored s;
 
+    accepted := taken;
+    IF n < cardinality(taken) THEN
+        -- A ticket was ours although its attempt is stored already: only a broken writer makes that happen.
+        SELECT coalesce(array_agg(o), '{}') INTO accepted FROM unnest(taken) AS o
+        JOIN tasker.attempts a ON a.task_uuid = task_uuids[o] AND a.step = steps[o] AND a.attempt = attempts[o]
+                              AND a.nonce = nonces[o] AND a.outcome = outcomes[o];
+    END IF;
+    SELECT array_agg(format('{"task_uuid":"%s","step":%s,"attempt":%s}', task_uuids[o], steps[o], attempts[o]))
+    INTO bodies FROM unnest(accepted) AS o;
     n := cardinality(accepted);
     IF n > 0 THEN
         PERFORM pgmq_notify.send_orchestration_step_results(array_fill('orchestration_step_results'::text, ARRAY[n]),

@@ -93,10 +93,12 @@ pub async fn load(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec<Loade
                            AND t.sparse -> (u.step::text) ->> 'n' = u.nonce::text, false) AS "ours!",
                   (t.sparse -> (u.step::text) ->> 'l')::bigint AS "attempt_limit"
            FROM unnest($1::uuid[], $2::integer[], $3::uuid[]) WITH ORDINALITY AS u (task, step, nonce, ord)
-           LEFT JOIN tasker.tasks t ON t.task_uuid = u.task"#,
+           LEFT JOIN tasker.tasks t ON t.task_uuid = u.task AND t.task_uuid BETWEEN $4 AND $5"#,
         &tasks,
         &steps,
-        &nonces
+        &nonces,
+        tasks.iter().min().copied().unwrap_or_default(),
+        tasks.iter().max().copied().unwrap_or_default()
     )
     .fetch_all(conn)
     .await?;
@@ -135,22 +137,28 @@ pub async fn inputs(
 ) -> Result<Inputs, StoreError> {
     let context_tasks: Vec<Uuid> = contexts.iter().map(|task| task.uuid()).collect();
     let result_tasks: Vec<Uuid> = results.iter().map(|(task, _)| task.uuid()).collect();
+    // The range lets the executor open only the partitions of this batch.
+    let all = || context_tasks.iter().chain(&result_tasks).copied();
+    let (least, last) = (all().min().unwrap_or_default(), all().max().unwrap_or_default());
     let result_steps: Vec<i32> = results.iter().map(|(_, step)| step_column(*step)).collect();
     let rows = sqlx::query!(
         r#"SELECT true AS "is_context!", u.ord AS "ord!", d.context::text AS "json!"
            FROM unnest($1::uuid[]) WITH ORDINALITY AS u (task, ord)
-           JOIN tasker.task_details d ON d.task_uuid = u.task
+           JOIN tasker.task_details d ON d.task_uuid = u.task AND d.task_uuid BETWEEN $4 AND $5
            UNION ALL
            SELECT false, u.ord, r.result::text
            FROM unnest($2::uuid[], $3::integer[]) WITH ORDINALITY AS u (task, step, ord)
            CROSS JOIN LATERAL (
                SELECT a.result FROM tasker.attempts a
                WHERE a.task_uuid = u.task AND a.step = u.step AND a.outcome IN ('success', 'by_hand')
+                 AND a.task_uuid BETWEEN $4 AND $5
                ORDER BY a.attempt DESC LIMIT 1
            ) r"#,
         &context_tasks,
         &result_tasks,
-        &result_steps
+        &result_steps,
+        least,
+        last
     )
     .fetch_all(conn)
     .await?;

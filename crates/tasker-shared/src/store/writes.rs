@@ -179,7 +179,9 @@ impl Writes {
             &q.msg_ids,
             &q.bodies,
             &q.delays,
-            &q.read_cts
+            &q.read_cts,
+            t.uuids.iter().min().copied().unwrap_or_default(),
+            t.uuids.iter().max().copied().unwrap_or_default()
         )
         .fetch_one(&mut *conn)
         .await?;

@@ -1,5 +1,7 @@
 //! `tasker server`, `tasker worker` and `tasker dev`: processes that run until they are told to stop.
 
+mod probe;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,11 +19,13 @@ use crate::failure::{Failure, Status};
 use crate::node::{Node, interrupted, listen};
 use crate::output::Output;
 
-/// The handlers that come with the binary: the examples, and the one that benchmarks call.
+/// The handlers that come with the binary: the examples, the one that benchmarks call, and the fault tests' probe
+/// where it is asked for.
 pub(crate) fn built_in() -> HandlerRegistry {
     let mut registry = HandlerRegistry::new();
     tasker_examples::register(&mut registry);
     bench::register(&mut registry);
+    probe::register(&mut registry);
     registry
 }
 

@@ -1,0 +1,49 @@
+//! The probe of the fault tests: a handler that keeps a log of its own, beside the database's history.
+//!
+//! It is registered only where `TASKER_BODY_LOG` names a file. Each start and each end of an attempt is one line,
+//! written by one append, so that the lines of all processes stand in the order in which things happened:
+//! `task step attempt start|end|failed pid`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tasker_worker::{HandlerRegistry, StepContext, StepError, StepOutcome};
+
+const HANDLER: &str = "faults.Probe";
+
+/// Registers the probe where its log is named.
+///
+/// # Panics
+/// Where the log can't be opened: a test without its log would prove nothing.
+pub(crate) fn register(registry: &mut HandlerRegistry) {
+    let Some(path) = std::env::var_os("TASKER_BODY_LOG") else { return };
+    let opened = OpenOptions::new().create(true).append(true).open(&path);
+    let log = Arc::new(opened.unwrap_or_else(|error| panic!("TASKER_BODY_LOG={}: {error}", path.display())));
+    registry.register_fn(HANDLER, move |ctx| probe(Arc::clone(&log), ctx));
+}
+
+/// Sleeps for the input's `sleep_ms`, and fails in the first `fail_attempts` attempts of its settings.
+async fn probe(log: Arc<File>, ctx: StepContext) -> Result<StepOutcome, StepError> {
+    note(&log, &ctx, "start")?;
+    let sleep_ms: Option<u64> = ctx.get_input("sleep_ms")?;
+    let fail_attempts: Option<u32> = ctx.get_config("fail_attempts")?;
+    if let Some(ms) = sleep_ms {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+    if ctx.attempt() <= fail_attempts.unwrap_or(0) {
+        note(&log, &ctx, "failed")?;
+        return Err(StepError::retryable("the probe was told to fail"));
+    }
+    note(&log, &ctx, "end")?;
+    StepOutcome::success(json!({ "step": ctx.step_name(), "attempt": ctx.attempt(), "pid": std::process::id() }))
+}
+
+fn note(log: &File, ctx: &StepContext, what: &str) -> Result<(), StepError> {
+    let (task, step, attempt, pid) = (ctx.task_uuid(), ctx.step_name(), ctx.attempt(), std::process::id());
+    let line = format!("{task} {step} {attempt} {what} {pid}\n");
+    let mut log = log;
+    log.write_all(line.as_bytes()).map_err(|error| StepError::permanent(format!("the body log: {error}")))
+}
