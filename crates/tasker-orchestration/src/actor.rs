@@ -139,7 +139,7 @@ pub(crate) struct NoSource;
 
 impl Signal for NoSource {
     async fn wait(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn looked(&mut self, _found: bool, _next: Option<Duration>) {}

@@ -214,15 +214,12 @@ impl Engine {
     }
 
     /// Hands a valid request to its actor. A full inbox refuses it before any database work.
-    pub(crate) fn submit(&self, submission: Submission) -> Result<TaskId, (CreateError, Submission)> {
+    pub(crate) fn submit(&self, submission: Submission) -> Result<(), CreateError> {
         let id = self.parts.new_task_id();
-        match self.requests.try_send(Request { id, submission }) {
-            Ok(()) => Ok(id),
-            Err(mpsc::error::TrySendError::Full(request)) => {
-                Err((CreateError::Overloaded { retry_after_ms: RETRY_AFTER_MS }, request.submission))
-            }
-            Err(mpsc::error::TrySendError::Closed(request)) => Err((CreateError::Stopping, request.submission)),
-        }
+        self.requests.try_send(Request { id, submission }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => CreateError::Overloaded { retry_after_ms: RETRY_AFTER_MS },
+            mpsc::error::TrySendError::Closed(_) => CreateError::Stopping,
+        })
     }
 
     /// Cancels a task. Answers whether that changed anything: a second cancel does not.

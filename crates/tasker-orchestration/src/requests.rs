@@ -74,6 +74,7 @@ impl Actor for TaskRequests {
 
     const NAME: &'static str = "requests";
 
+    #[expect(clippy::misnamed_getters, reason = "requests have a bound of their own")]
     fn batch_max(&self) -> usize {
         self.parts.config.actor.request_batch_max
     }
@@ -174,10 +175,10 @@ impl TaskRequests {
         let held = idempotency::claim(conn, &keys).await?;
         for ((position, strict), held) in positions.into_iter().zip(held) {
             answers[position] = match held {
-                Held::ByNew => None,
-                Held::BySame(task) | Held::ByOther(task) if strict => Some(Err(CreateError::Duplicate { task })),
-                Held::BySame(task) => Some(Ok(Created { task, existed: true })),
-                Held::ByOther(task) => Some(Err(CreateError::KeyConflict { task })),
+                Held::New => None,
+                Held::Same(task) | Held::Other(task) if strict => Some(Err(CreateError::Duplicate { task })),
+                Held::Same(task) => Some(Ok(Created { task, existed: true })),
+                Held::Other(task) => Some(Err(CreateError::KeyConflict { task })),
             };
         }
         Ok(())

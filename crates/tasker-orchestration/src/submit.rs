@@ -96,7 +96,7 @@ impl Engine {
             key,
             reply,
         };
-        self.submit(submission).map_err(|(error, _)| error)?;
+        self.submit(submission)?;
         let created = answer.await.unwrap_or(Err(CreateError::OutcomeUnknown))?;
         let (priority, correlation_id) = (request.priority, request.correlation_id);
         Ok(Accepted { created, template, context, details, priority, correlation_id })

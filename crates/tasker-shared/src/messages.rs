@@ -191,9 +191,9 @@ pub fn ticket_queue(
         _ => "",
     };
     if pool == "default" {
-        QueueName::new(&format!("worker_{namespace}_queue{band}"))
+        QueueName::new(format!("worker_{namespace}_queue{band}"))
     } else {
-        QueueName::new(&format!("w_{namespace}_{pool}{band}"))
+        QueueName::new(format!("w_{namespace}_{pool}{band}"))
     }
 }
 

@@ -60,20 +60,15 @@ impl Database {
         Self::open(config, None).await
     }
 
-    async fn migrated(
-        config: &Config,
-        url: String,
-        what: String,
-        embedded: Option<Embedded>,
-    ) -> Result<Self, Failure> {
+    async fn migrated(config: &Config, url: String, what: String, embedded: Option<Embedded>) -> Result<Self, Failure> {
         let database = &config.database;
         let acquire = Duration::from_millis(database.acquire_timeout_ms);
         let pool = store::connect(&url, database.max_connections, acquire, database.statement_timeout_ms)
             .await
             .map_err(|error| Failure::Failed(format!("{what} does not answer: {error}")))?;
-        store::migrate(&pool).await.map_err(|error| {
-            Failure::Failed(format!("{what} can't be brought to this version's schema: {error}"))
-        })?;
+        store::migrate(&pool)
+            .await
+            .map_err(|error| Failure::Failed(format!("{what} can't be brought to this version's schema: {error}")))?;
         Ok(Self { pool, url, what, embedded })
     }
 

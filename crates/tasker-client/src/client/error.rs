@@ -1,3 +1,5 @@
+//! Why a call failed, by what the caller can do about it.
+
 use std::error::Error;
 
 use crate::types::{ErrorBody, ErrorDetail};

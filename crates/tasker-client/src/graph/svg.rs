@@ -1,3 +1,5 @@
+//! A graph as an image: steps in rows by their depth, parents above children.
+
 use std::fmt::Write as _;
 
 use super::{Graph, GraphNode, fill};

@@ -1,3 +1,5 @@
+//! The one body of every refusal.
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! How a server and its parts are.
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};

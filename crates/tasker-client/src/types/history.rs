@@ -1,3 +1,5 @@
+//! What happened to a task, as entries and as events.
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tasker_lifecycle::{StepState, TaskState};

@@ -1,3 +1,5 @@
+//! A step as it is now, and its attempts.
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tasker_lifecycle::StepState;

@@ -1,3 +1,5 @@
+//! Requests for tasks, tasks as they are now, and lists of them.
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tasker_lifecycle::TaskState;

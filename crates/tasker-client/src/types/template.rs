@@ -1,3 +1,5 @@
+//! Templates: registering, listing, showing.
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};

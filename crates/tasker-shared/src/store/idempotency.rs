@@ -20,15 +20,15 @@ pub struct Key {
     pub task: TaskId,
 }
 
-/// Who holds a key.
+/// Which request holds a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
     /// The new task.
-    ByNew,
+    New,
     /// An earlier request with the same body.
-    BySame(TaskId),
+    Same(TaskId),
     /// An earlier request with another body.
-    ByOther(TaskId),
+    Other(TaskId),
 }
 
 /// Claims keys for new tasks; answers in the same order. The keys are taken in sorted order, so that two
@@ -69,9 +69,9 @@ pub async fn claim(conn: &mut PgConnection, keys: &[Key]) -> Result<Vec<Held>, S
         .map(|(row, key)| {
             let holder = task_id(row.task_uuid)?;
             Ok(match (holder == key.task, row.body_hash == key.body_hash) {
-                (true, _) => Held::ByNew,
-                (false, true) => Held::BySame(holder),
-                (false, false) => Held::ByOther(holder),
+                (true, _) => Held::New,
+                (false, true) => Held::Same(holder),
+                (false, false) => Held::Other(holder),
             })
         })
         .collect()

@@ -139,9 +139,8 @@ async fn outcome(client: &Client, demo: &Demo, task: &TaskResponse, milliseconds
     let steps = client.steps(task.task_uuid).await?;
     let timeline = Timeline::of(client, task, &steps).await?;
     let result = steps.iter().find(|step| step.name == demo.final_step).and_then(|step| step.results.as_deref());
-    let result: Value = result.map_or(Value::Null, |result: &RawValue| {
-        serde_json::from_str(result.get()).unwrap_or(Value::Null)
-    });
+    let result: Value =
+        result.map_or(Value::Null, |result: &RawValue| serde_json::from_str(result.get()).unwrap_or(Value::Null));
     let (as_expected, told) = match (task.status, (demo.expect)(&result)) {
         (TaskState::Complete, Ok(told)) => (true, told),
         (TaskState::Complete, Err(mismatch)) => (false, mismatch.to_string()),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
-use tasker_client::{Client, Waited};
 use tasker_client::types::TaskRequest;
+use tasker_client::{Client, Waited};
 use tasker_lifecycle::TaskState;
 use tasker_orchestration::Engine;
 use tokio::sync::Semaphore;

@@ -1,0 +1,247 @@
+//! The checker: three independent logs (what the client was told, the database's history, what the handlers wrote)
+//! must tell one story. Each check names the promise that it is about.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use tasker_client::{Client, ClientError};
+use uuid::Uuid;
+
+use super::{Shape, World, eventually};
+
+#[derive(Debug, FromRow)]
+struct TaskRow {
+    task_uuid: Uuid,
+    name: String,
+    state: String,
+    steps: String,
+    seq: i32,
+}
+
+#[derive(Debug, Clone, FromRow)]
+struct HistoryRow {
+    task_uuid: Uuid,
+    seq: i32,
+    at: DateTime<Utc>,
+    from_state: String,
+    to_state: String,
+    changes: String,
+}
+
+#[derive(Debug, Clone, FromRow)]
+struct AttemptRow {
+    task_uuid: Uuid,
+    step: i32,
+    attempt: i32,
+    outcome: String,
+    claimed_at: Option<DateTime<Utc>>,
+    result: Option<String>,
+}
+
+/// A line of the body log.
+#[derive(Debug)]
+struct Body {
+    attempt: i32,
+    what: String,
+    pid: u32,
+    /// Where the line stands: the order in which things happened.
+    position: usize,
+}
+
+/// What there is to see beside that everything is in order.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// Attempts whose worker never reported.
+    pub(crate) lost: usize,
+    /// Attempts that began although an earlier one of the same step had begun.
+    pub(crate) begun_again: usize,
+    /// Reports that a fence refused.
+    pub(crate) refused: i64,
+}
+
+type Bodies = HashMap<(Uuid, i32), Vec<Body>>;
+type Attempts = BTreeMap<(Uuid, i32), Vec<AttemptRow>>;
+
+impl World {
+    /// Checks everything, once all tasks have ended. `client` is one of a living server.
+    pub(crate) async fn check(&self, client: &Client) -> Seen {
+        self.live_steps().await;
+        let tasks: Vec<TaskRow> = self.all("SELECT task_uuid, name, state, steps, seq FROM tasker.tasks").await;
+        let history: Vec<HistoryRow> = self
+            .all("SELECT task_uuid, seq, at, from_state, to_state, changes FROM tasker.history ORDER BY task_uuid, seq")
+            .await;
+        let rows: Vec<AttemptRow> = self
+            .all(
+                "SELECT task_uuid, step, attempt, outcome, claimed_at, result::text FROM tasker.attempts
+                 ORDER BY task_uuid, step, attempt",
+            )
+            .await;
+        let mut attempts = Attempts::new();
+        for row in rows {
+            attempts.entry((row.task_uuid, row.step)).or_default().push(row);
+        }
+        let bodies = bodies(&self.bodies());
+        self.tasks_are_those_asked_for(&tasks, client).await;
+        self.fences_held().await;
+        let mut of_task: HashMap<Uuid, Vec<HistoryRow>> = HashMap::new();
+        for row in history {
+            of_task.entry(row.task_uuid).or_default().push(row);
+        }
+        for task in &tasks {
+            let history = of_task.get(&task.task_uuid).map_or(&[][..], Vec::as_slice);
+            history_folds_to_the_task(task, history);
+            steps_ran_as_they_should(task, history, &attempts, &bodies);
+        }
+        let lost = attempts.values().flatten().filter(|row| row.outcome == "lost").count();
+        let starts = |bodies: &Vec<Body>| bodies.iter().filter(|body| body.what == "start").count();
+        let begun_again =
+            bodies.values().filter(|of| of.iter().all(|body| body.what != "failed") && starts(of) > 1).count();
+        let refused = self.count("SELECT count(*) FROM tasker.discarded_results").await.unwrap();
+        Seen { lost, begun_again, refused }
+    }
+
+    async fn all<T>(&self, query: &str) -> Vec<T>
+    where
+        T: for<'r> FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
+    {
+        sqlx::query_as(query).fetch_all(&self.pool).await.unwrap()
+    }
+
+    /// I10, in every state that can be looked at, and at rest without exception.
+    async fn live_steps(&self) {
+        eventually("I10: every live step is held once, and no other", async || {
+            self.count("SELECT count(*) FROM tasker.live_step_violations()").await == Some(0)
+        })
+        .await;
+    }
+
+    async fn tasks_are_those_asked_for(&self, tasks: &[TaskRow], client: &Client) {
+        let there: HashSet<Uuid> = tasks.iter().map(|task| task.task_uuid).collect();
+        for (order, task) in &self.answered {
+            assert!(there.contains(task), "I1: {order:?} was answered with {task}, which does not exist");
+        }
+        let distinct: HashSet<Uuid> = self.answered.iter().map(|(_, task)| *task).collect();
+        assert_eq!(distinct.len(), self.answered.len(), "I2: two keys were answered with the same task");
+        assert_eq!(tasks.len(), self.answered.len(), "I2: there are tasks that nobody was told of");
+        for (order, task) in self.answered.iter().take(10) {
+            let again = client.create_task(&order.request()).await.unwrap();
+            assert_eq!(again.task_uuid, *task, "I2: the same key and body give another task");
+            let mut other = order.request();
+            other.priority = 1;
+            let refused = client.create_task(&other).await;
+            let is_conflict = matches!(&refused, Err(ClientError::Api { status, .. }) if *status == 422);
+            assert!(is_conflict, "I2: the same key with another body is not refused: {refused:?}");
+        }
+    }
+
+    async fn fences_held(&self) {
+        let both = "SELECT count(*) FROM tasker.discarded_results d JOIN tasker.attempts a
+            USING (task_uuid, step, attempt, nonce, worker, outcome) WHERE a.outcome <> 'lost'";
+        assert_eq!(self.count(both).await, Some(0), "I4: a report was accepted and refused");
+    }
+}
+
+fn bodies(log: &str) -> Bodies {
+    let mut bodies = Bodies::new();
+    for (position, line) in log.lines().enumerate() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [task, step, attempt, what, pid] = words[..] else { panic!("the body log is torn: {line}") };
+        let key = (task.parse().unwrap(), step[1..].parse().unwrap());
+        let body =
+            Body { attempt: attempt.parse().unwrap(), what: what.to_owned(), pid: pid.parse().unwrap(), position };
+        bodies.entry(key).or_default().push(body);
+    }
+    bodies
+}
+
+/// I8 and I20.
+fn history_folds_to_the_task(task: &TaskRow, history: &[HistoryRow]) {
+    let mut letters = vec!['P'; task.steps.len()];
+    let mut state = "pending";
+    for (at, row) in history.iter().enumerate() {
+        let here = format!("task {} at {row:?}", task.task_uuid);
+        assert_eq!(row.seq, i32::try_from(at).unwrap() + 1, "I20: the history has a gap: {here}");
+        assert_eq!(row.from_state, state, "I20: the history jumps: {here}");
+        assert_ne!(state, "complete", "I8: the task had ended: {here}");
+        for (step, from, to, _) in changes(row) {
+            assert_eq!(letters[step], from, "I20: step {step} was not there: {here}");
+            letters[step] = to;
+        }
+        state = &row.to_state;
+    }
+    let folded: String = letters.into_iter().collect();
+    assert_eq!((folded.as_str(), state), (task.steps.as_str(), task.state.as_str()), "I20: {history:#?}");
+    assert_eq!(task.seq, i32::try_from(history.len()).unwrap(), "I20: {task:?}");
+    assert_eq!(task.state, "complete", "I8: {task:?} {history:#?}");
+}
+
+/// A history row's changes: `step:FROM TO@attempts`, without the space.
+fn changes(row: &HistoryRow) -> impl Iterator<Item = (usize, char, char, i32)> {
+    row.changes.split_whitespace().map(|change| {
+        let (step, rest) = change.split_once(':').unwrap();
+        let (letters, attempts) = rest.split_once('@').unwrap();
+        let letters: Vec<char> = letters.chars().collect();
+        (step.parse().unwrap(), letters[0], letters[1], attempts.parse().unwrap())
+    })
+}
+
+fn steps_ran_as_they_should(task: &TaskRow, history: &[HistoryRow], attempts: &Attempts, bodies: &Bodies) {
+    let shape = Shape::ALL.into_iter().find(|shape| shape.name() == task.name).unwrap();
+    for (step, parents) in shape.parents().iter().enumerate() {
+        let key = (task.task_uuid, i32::try_from(step).unwrap());
+        let none = Vec::new();
+        let (tried, ran) = (attempts.get(&key).unwrap_or(&none), &bodies[&key]);
+        let here = format!("task {} step {step}: {tried:#?} {ran:#?} {history:#?}", task.task_uuid);
+        let moved = |from: char, to: char| {
+            let all = history.iter().flat_map(changes);
+            all.filter(|(of, a, b, _)| (*of, *a, *b) == (step, from, to)).count()
+        };
+        assert_eq!(moved('P', 'Q'), 1, "I6: enabled more or less than once: {here}");
+        assert_eq!(moved('Q', 'C') + moved('W', 'C'), 1, "I6: completed more or less than once: {here}");
+        attempts_are_in_order(step, tried, history, &here);
+        let accepted = tried.last().unwrap();
+        result_is_the_handlers(accepted, ran, &here);
+        assert!(
+            ran.iter()
+                .all(|body| tried.iter().any(|row| row.attempt == body.attempt) || body.attempt > accepted.attempt),
+            "I9: a handler ran an attempt that is not on record: {here}"
+        );
+        let begun = ran.iter().filter(|body| body.what == "start").map(|body| body.position).min().unwrap();
+        for parent in parents {
+            let of_parent = (task.task_uuid, i32::try_from(*parent).unwrap());
+            let accepted = attempts[&of_parent].last().unwrap().attempt;
+            let ended = bodies[&of_parent].iter().filter(|b| b.what == "end" && b.attempt == accepted);
+            let ended = ended.map(|body| body.position).min().unwrap();
+            assert!(ended < begun, "I7: a handler began before its parent {parent} had ended: {here}");
+        }
+    }
+}
+
+/// I4, I5 and I9.
+fn attempts_are_in_order(step: usize, tried: &[AttemptRow], history: &[HistoryRow], here: &str) {
+    let numbers: Vec<i32> = tried.iter().map(|row| row.attempt).collect();
+    let gapless: Vec<i32> = (1..=i32::try_from(tried.len()).unwrap()).collect();
+    assert_eq!(numbers, gapless, "I9: attempts with a gap or a repeat: {here}");
+    assert!(tried.len() <= 15, "I9: over the budget: {here}");
+    let successes = tried.iter().filter(|row| row.outcome == "success").count();
+    assert_eq!(successes, 1, "I4: more or less than one result was accepted: {here}");
+    assert_eq!(tried.last().unwrap().outcome, "success", "I5: an attempt was the last although it failed: {here}");
+    for row in history {
+        // The wait begins at the decision, on the database's clock, and is jittered by 15 %.
+        for (_, _, _, attempt) in changes(row).filter(|(of, _, to, _)| (*of, *to) == (step, 'W')) {
+            let next = tried.iter().find(|next| next.attempt > attempt && next.claimed_at.is_some()).unwrap();
+            let waited = (next.claimed_at.unwrap() - row.at).num_milliseconds();
+            assert!(waited >= i64::from((20 * attempt).min(100)) * 85 / 100, "I9: {waited} ms is early: {here}");
+        }
+    }
+}
+
+/// I3: what is stored is what the handler of that attempt returned.
+fn result_is_the_handlers(accepted: &AttemptRow, ran: &[Body], here: &str) {
+    let result: serde_json::Value = serde_json::from_str(accepted.result.as_ref().unwrap()).unwrap();
+    assert_eq!(result["attempt"], accepted.attempt, "I3: another attempt's result: {here}");
+    assert_eq!(result["step"], format!("s{}", accepted.step), "I3: another step's result: {here}");
+    let returned = |body: &&Body| body.what == "end" && body.attempt == accepted.attempt && result["pid"] == body.pid;
+    assert_eq!(ran.iter().filter(returned).count(), 1, "I3: nobody returned this result: {here}");
+}
