@@ -7,5 +7,5 @@ pub mod client;
 pub mod graph;
 pub mod types;
 
-pub use client::{Client, Waited, ClientError};
+pub use client::{Client, ClientError, Waited};
 pub use graph::{Graph, GraphFormat};

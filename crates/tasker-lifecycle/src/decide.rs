@@ -11,8 +11,8 @@ use crate::retry;
 use crate::state::{StepState, TaskState};
 use crate::task::{Holder, Live, Task};
 
-/// Waits up to this long are a ticket sent with a delay; longer ones go to the due-time table, because
-/// PGMQ reads in `msg_id` order and must step over every hidden ticket.
+/// Waits up to this long are a ticket sent with a delay; longer ones go to the due-time table, so that the
+/// queues hold only what runs soon and a clock that jumped can be told from a long wait.
 pub const MAX_TICKET_DELAY_MS: u64 = 60_000;
 
 /// Something that happened to a task.
@@ -278,9 +278,7 @@ impl Event {
 pub const fn passing_states(cause: Cause) -> &'static [TaskState] {
     match cause {
         Cause::Started => &[TaskState::Initializing, TaskState::EnqueuingSteps],
-        Cause::Reported | Cause::StepCompleted | Cause::StepResolved => {
-            &[TaskState::EvaluatingResults]
-        }
+        Cause::Reported | Cause::StepCompleted | Cause::StepResolved => &[TaskState::EvaluatingResults],
         Cause::Due | Cause::StepReset => &[TaskState::EnqueuingSteps],
         Cause::Cancelled => &[],
     }
@@ -365,10 +363,7 @@ impl Next<'_> {
                 StepState::Pending => {
                     self.transition(step, StepState::Cancelled, live.attempts, live.limit, None);
                 }
-                StepState::Complete
-                | StepState::Error
-                | StepState::Cancelled
-                | StepState::ResolvedManually => {}
+                StepState::Complete | StepState::Error | StepState::Cancelled | StepState::ResolvedManually => {}
             }
         }
         Ok(())

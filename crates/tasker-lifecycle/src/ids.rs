@@ -53,8 +53,7 @@ impl TaskId {
         let random = u128::from(random);
         let rand_a = (random & 0xfff) << 64;
         let rand_b = ((random >> 12) & ((1 << 42) - 1)) << STEP_BITS;
-        let bits =
-            (u128::from(unix_ms) << 80) | (0x7 << 76) | rand_a | (0b10 << 62) | rand_b;
+        let bits = (u128::from(unix_ms) << 80) | (0x7 << 76) | rand_a | (0b10 << 62) | rand_b;
         Self(Uuid::from_u128(bits))
     }
 

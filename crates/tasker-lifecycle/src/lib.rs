@@ -12,8 +12,8 @@ mod task;
 pub mod template;
 
 pub use decide::{
-    Cause, DeadLetterReason, Decision, Effect, Event, MAX_TICKET_DELAY_MS, Outcome, Refused, Transition, decide, evolve,
-    passing_states,
+    Cause, DeadLetterReason, Decision, Effect, Event, MAX_TICKET_DELAY_MS, Outcome, Refused, Transition, decide,
+    evolve, passing_states,
 };
 pub use ids::{Nonce, StepId, StepIndex, TaskId, Timestamp};
 pub use state::{StepState, TaskState, UnknownState};

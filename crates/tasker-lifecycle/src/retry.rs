@@ -83,13 +83,7 @@ mod tests {
     #[test]
     fn the_cap_holds_for_policy_and_hint() {
         assert!(waits(Backoff::Exponential, 5000).iter().all(|wait| *wait <= 5000));
-        let policy = RetryPolicy {
-            retryable: true,
-            max_attempts: 3,
-            backoff: Backoff::None,
-            base_ms: 0,
-            max_ms: 700,
-        };
+        let policy = RetryPolicy { retryable: true, max_attempts: 3, backoff: Backoff::None, base_ms: 0, max_ms: 700 };
         let step = TaskId::new(1, 7).step(StepIndex(0));
         assert_eq!(delay_ms(&policy, step, 1, Some(300)), 300);
         assert_eq!(delay_ms(&policy, step, 1, Some(3000)), 700);
@@ -97,13 +91,8 @@ mod tests {
 
     #[test]
     fn steps_that_failed_together_spread() {
-        let policy = RetryPolicy {
-            retryable: true,
-            max_attempts: 3,
-            backoff: Backoff::Linear,
-            base_ms: 10_000,
-            max_ms: 60_000,
-        };
+        let policy =
+            RetryPolicy { retryable: true, max_attempts: 3, backoff: Backoff::Linear, base_ms: 10_000, max_ms: 60_000 };
         let task = TaskId::new(1, 7);
         let waits: std::collections::BTreeSet<u64> =
             (0..100).map(|i| delay_ms(&policy, task.step(StepIndex(i)), 1, None)).collect();

@@ -140,11 +140,7 @@ impl Task {
     ///
     /// # Errors
     /// Where the columns do not fit the template or the stored state is not the computed one.
-    pub fn from_stored(
-        id: TaskId,
-        template: Arc<Template>,
-        stored: &StoredTask,
-    ) -> Result<Self, CorruptTask> {
+    pub fn from_stored(id: TaskId, template: Arc<Template>, stored: &StoredTask) -> Result<Self, CorruptTask> {
         let corrupt = |what: String| CorruptTask { id, what };
         let steps = stored.steps.chars().map(StepState::from_letter).collect::<Result<Vec<_>, _>>();
         let steps = steps.map_err(|e| corrupt(e.to_string()))?;
@@ -152,8 +148,8 @@ impl Task {
             return Err(corrupt(format!("{} letters for {} steps", steps.len(), template.steps.len())));
         }
         let mut task = Self::with_steps(id, template, steps);
-        let live: BTreeMap<StepIndex, Live> = serde_json::from_str(&stored.sparse)
-            .map_err(|e| corrupt(format!("sparse column: {e}")))?;
+        let live: BTreeMap<StepIndex, Live> =
+            serde_json::from_str(&stored.sparse).map_err(|e| corrupt(format!("sparse column: {e}")))?;
         task.live = live;
         task.cancelled = stored.state == TaskState::Cancelled;
         task.started = stored.state != TaskState::Pending;
@@ -249,10 +245,7 @@ impl Task {
 
     /// Every step that is held by something, with its entry.
     pub fn held(&self) -> impl Iterator<Item = (StepIndex, Live)> + '_ {
-        self.live
-            .iter()
-            .filter(|(_, live)| live.holder != Holder::None)
-            .map(|(index, live)| (*index, *live))
+        self.live.iter().filter(|(_, live)| live.holder != Holder::None).map(|(index, live)| (*index, *live))
     }
 
     /// How many attempts of a step were decided on.

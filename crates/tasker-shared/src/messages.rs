@@ -62,8 +62,7 @@ impl Claim {
     /// # Errors
     /// Where somebody else wrote the message, or its ids contradict each other.
     pub fn from_message(message: &pgmq_notify::Message, claimed_at: Timestamp) -> Result<Self, NotATicket> {
-        let body: TicketBody =
-            serde_json::from_str(&message.body).map_err(|e| NotATicket(e.to_string()))?;
+        let body: TicketBody = serde_json::from_str(&message.body).map_err(|e| NotATicket(e.to_string()))?;
         if body.step_uuid.task() != body.task_uuid {
             return Err(NotATicket("the step belongs to another task".to_owned()));
         }
@@ -180,11 +179,7 @@ pub enum Verdict {
 ///
 /// # Errors
 /// Where the name is too long for a queue.
-pub fn ticket_queue(
-    namespace: &str,
-    pool: &str,
-    priority: i16,
-) -> Result<QueueName, pgmq_notify::Error> {
+pub fn ticket_queue(namespace: &str, pool: &str, priority: i16) -> Result<QueueName, pgmq_notify::Error> {
     let band = match band(priority) {
         1 => "_hi",
         -1 => "_lo",

@@ -80,17 +80,12 @@ impl Payloads {
 
     /// The context of a task and those of its steps' results that are here.
     #[must_use]
-    pub fn get(
-        &self,
-        task: TaskId,
-        steps: &[StepIndex],
-    ) -> (Option<Arc<RawValue>>, Vec<Option<Arc<RawValue>>>) {
+    pub fn get(&self, task: TaskId, steps: &[StepIndex]) -> (Option<Arc<RawValue>>, Vec<Option<Arc<RawValue>>>) {
         let inner = self.inner.lock().expect("no panic while held");
         match inner.tasks.get(&task) {
-            Some(cached) => (
-                cached.context.clone(),
-                steps.iter().map(|step| cached.results.get(step).cloned()).collect(),
-            ),
+            Some(cached) => {
+                (cached.context.clone(), steps.iter().map(|step| cached.results.get(step).cloned()).collect())
+            }
             None => (None, vec![None; steps.len()]),
         }
     }

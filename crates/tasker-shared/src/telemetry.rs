@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: a global registry. Who counts holds a [`Metrics`], so tests see their own numbers only.
 
+use std::io::IsTerminal;
+
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
     core::Collector,
@@ -16,7 +18,10 @@ pub fn init(telemetry: &Telemetry) -> bool {
     // The configuration has checked the filter, with RUST_LOG put before the files; only a value made by
     // hand can be wrong here.
     let filter = EnvFilter::try_new(&telemetry.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // PostgreSQL's notices ("already exists, skipping") are about our own idempotent set-up.
+    let filter = filter.add_directive("sqlx::postgres::notice=warn".parse().expect("a valid directive"));
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match telemetry.log_format {
         LogFormat::Text => lines.try_init().is_ok(),
         LogFormat::Json => lines.json().flatten_event(true).try_init().is_ok(),
@@ -39,7 +44,7 @@ pub struct Metrics {
     pub commit_seconds: HistogramVec,
     /// Reports whose claim token no longer held.
     pub fences_refused: IntCounter,
-    /// Transactions run again, by `sqlstate` (40P01 deadlock, 40001 serialization).
+    /// Transactions run again after a transient failure, by `actor`.
     pub transaction_retries: IntCounterVec,
     /// Snapshots that the cache held in the right version.
     pub cache_hits: IntCounter,
@@ -76,7 +81,7 @@ impl Metrics {
             batch_size: histograms(r, "batch_size", "Items per batch.", &["actor"], SIZES),
             commit_seconds: histograms(r, "commit_seconds", "From begin to commit.", &["actor"], SECONDS),
             fences_refused: counter(r, "fences_refused_total", "Reports whose claim token no longer held."),
-            transaction_retries: counters(r, "transaction_retries_total", "Transactions run again.", &["sqlstate"]),
+            transaction_retries: counters(r, "transaction_retries_total", "Transactions run again.", &["actor"]),
             cache_hits: counter(r, "cache_hits_total", "Snapshots found in the cache."),
             cache_misses: counter(r, "cache_misses_total", "Snapshots loaded."),
             inbox_depth: register(r, IntGaugeVec::new(opts("inbox_depth", "Items waiting in an inbox."), &["inbox"])),

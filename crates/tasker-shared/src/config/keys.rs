@@ -205,8 +205,6 @@ pub static KEYS: &[Key] = &[
         "How long a claimed ticket stays hidden. A dead worker's steps start again after this time; a worker that stands still for longer loses its claims. Heartbeats extend it, so it need not cover a handler's run time."),
     key(Common, "queue.max_lease_ms", int_lower_in_test(2_000, 24 * HOUR_MS, 50), Value("3600000"), "ms",
         "A lease that ends further away than this counts as expired: it comes from a clock that jumped, and the step would otherwise hang until the clock catches up."),
-    key(Common, "queue.poison_reads", int(2, 10_000), Value("50"), "reads",
-        "A message read this often without being finished is archived with its reason. It must lie well above the attempts that honest crashes use up."),
     key(Common, "limits.payload_bytes", int(1_024, 64 * MIB), Value("1048576"), "bytes",
         "Largest context of a task and largest result of a step. Larger data belongs in a store of its own, with a reference to it in the result: payloads pass through every batch they are part of."),
     key(Common, "limits.json_depth", int(4, 512), Value("64"), "levels",

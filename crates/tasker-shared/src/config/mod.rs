@@ -102,7 +102,7 @@ sections! {
         statement_timeout_ms: u64,
     }
     /// `queue.*`: polling and leases.
-    Queue { poll_min_ms: u64, poll_max_ms: u64, lease_ms: u64, max_lease_ms: u64, poison_reads: u32 }
+    Queue { poll_min_ms: u64, poll_max_ms: u64, lease_ms: u64, max_lease_ms: u64 }
     /// `limits.*`: what input may be like.
     Limits { payload_bytes: usize, json_depth: usize }
     /// `client.*`: where clients find the server.

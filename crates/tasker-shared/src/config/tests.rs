@@ -72,14 +72,14 @@ const WORKER: &str = "base/worker.toml";
 
 #[test]
 fn a_wrong_value_is_named_with_its_file_and_line() {
-    let text = "deployment_mode = \"hybrid\"\n\n[queue]\nlease_ms = \"long\"\npoison_reads = 1\npoll_min_ms = 1.5\n";
+    let text = "deployment_mode = \"hybrid\"\n\n[queue]\nlease_ms = \"long\"\npoll_max_ms = 0\npoll_min_ms = 1.5\n";
     check_errors(
         &[(COMMON, text)],
         &[],
         &[
             "base/common.toml:1: `deployment_mode` must be one of PollingOnly, EventDrivenOnly, Hybrid, not \"hybrid\"",
             "base/common.toml:4: `queue.lease_ms` must be an integer from 2000 to 3600000 (in the test environment from 50), not \"long\"",
-            "base/common.toml:5: `queue.poison_reads` must be an integer from 2 to 10000, not 1",
+            "base/common.toml:5: `queue.poll_max_ms` must be an integer from 1 to 600000, not 0",
             "base/common.toml:6: `queue.poll_min_ms` must be an integer from 1 to 60000, not this float",
         ],
     );
@@ -212,24 +212,24 @@ fn a_folder_and_an_environment_that_do_not_exist_are_refused() {
 
 #[test]
 fn variables_in_strings_are_replaced_and_typed_by_the_key() {
-    let text = "[telemetry]\nlog = \"${LEVEL:-warn},x=${X}\"\n[queue]\npoison_reads = \"${READS:-7}\"\n[client]\nurl = \"http://h/$${a}\"\n";
+    let text = "[telemetry]\nlog = \"${LEVEL:-warn},x=${X}\"\n[limits]\njson_depth = \"${READS:-7}\"\n[client]\nurl = \"http://h/$${a}\"\n";
     let config = load(&[(COMMON, text)], &[("X", "debug"), ("LEVEL", "")]);
-    assert_eq!((&*config.telemetry.log, config.queue.poison_reads), ("warn,x=debug", 7));
+    assert_eq!((&*config.telemetry.log, config.limits.json_depth), ("warn,x=debug", 7));
     assert_eq!(config.client.url, "http://h/${a}");
     let config = load(&[(COMMON, text)], &[("X", "debug"), ("READS", "9"), ("LEVEL", "info")]);
-    assert_eq!((&*config.telemetry.log, config.queue.poison_reads), ("info,x=debug", 9));
+    assert_eq!((&*config.telemetry.log, config.limits.json_depth), ("info,x=debug", 9));
     let list = (WORKER, "worker.namespaces = [\"${A:-shop}\", \"b\"]");
     assert_eq!(load(&[list], &[]).worker.namespaces.unwrap(), ["shop", "b"]);
 
     check_errors(
         &[
-            (COMMON, "client.url = \"${NOWHERE}\"\ntelemetry.log = \"${LEVEL\"\nqueue.poison_reads = \"7\"\n"),
+            (COMMON, "client.url = \"${NOWHERE}\"\ntelemetry.log = \"${LEVEL\"\nlimits.json_depth = \"7\"\n"),
             (WORKER, "worker.id = \"${a b}\""),
         ],
         &[],
         &[
             "base/common.toml:1: `client.url` needs the variable NOWHERE, which is not set; `${NOWHERE:-…}` gives it a default",
-            "base/common.toml:3: `queue.poison_reads` must be an integer from 2 to 10000, not \"7\"",
+            "base/common.toml:3: `limits.json_depth` must be an integer from 4 to 512, not \"7\"",
             "base/common.toml:2: `telemetry.log` has a `${` without `}`",
             "base/worker.toml:1: `worker.id` has a `${…}` that does not hold `VAR` or `VAR:-default`",
         ],

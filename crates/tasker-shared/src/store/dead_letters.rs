@@ -28,8 +28,7 @@ pub struct Filing {
 pub async fn file(conn: &mut PgConnection, filings: &[Filing]) -> Result<(), StoreError> {
     let tasks: Vec<Uuid> = filings.iter().map(|f| f.task.uuid()).collect();
     let steps: Vec<i32> = filings.iter().map(|f| step_column(f.step)).collect();
-    let attempts: Vec<i32> =
-        filings.iter().map(|f| i32::try_from(f.attempt).unwrap_or(i32::MAX)).collect();
+    let attempts: Vec<i32> = filings.iter().map(|f| i32::try_from(f.attempt).unwrap_or(i32::MAX)).collect();
     let reasons: Vec<&str> = filings.iter().map(|f| reason_name(f.reason)).collect();
     sqlx::query!(
         "INSERT INTO tasker.dead_letters (task_uuid, step, attempt, reason)

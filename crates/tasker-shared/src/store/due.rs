@@ -66,10 +66,7 @@ pub async fn delete(conn: &mut PgConnection, rows: &[(TaskId, StepIndex)]) -> Re
 ///
 /// # Errors
 /// Where the database is away.
-pub async fn come_due(
-    conn: &mut PgConnection,
-    limit: i64,
-) -> Result<(Vec<(TaskId, Event)>, Option<u64>), StoreError> {
+pub async fn come_due(conn: &mut PgConnection, limit: i64) -> Result<(Vec<(TaskId, Event)>, Option<u64>), StoreError> {
     let rows = sqlx::query!(
         r#"SELECT task_uuid, step, nonce,
                   (extract(epoch FROM due_at - clock_timestamp()) * 1000)::bigint AS "ms!"

@@ -15,11 +15,10 @@ pub fn known() -> usize {
 /// # Errors
 /// Where the database is away.
 pub async fn server(conn: &mut PgConnection) -> Result<(String, String), StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT current_database()::text AS "name!", current_setting('server_version') AS "version!""#
-    )
-    .fetch_one(conn)
-    .await?;
+    let row =
+        sqlx::query!(r#"SELECT current_database()::text AS "name!", current_setting('server_version') AS "version!""#)
+            .fetch_one(conn)
+            .await?;
     Ok((row.name, row.version))
 }
 

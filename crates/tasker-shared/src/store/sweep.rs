@@ -59,10 +59,7 @@ pub async fn undecided(
 ///
 /// # Errors
 /// Where the database is away.
-pub async fn undecided_of(
-    conn: &mut PgConnection,
-    tasks: &[TaskId],
-) -> Result<Vec<(TaskId, Event)>, StoreError> {
+pub async fn undecided_of(conn: &mut PgConnection, tasks: &[TaskId]) -> Result<Vec<(TaskId, Event)>, StoreError> {
     let uuids: Vec<Uuid> = tasks.iter().map(|task| task.uuid()).collect();
     let rows = sqlx::query!(
         r#"SELECT a.task_uuid AS "task_uuid!", a.step AS "step!", a.attempt AS "attempt!", a.nonce AS "nonce!",
@@ -78,8 +75,7 @@ pub async fn undecided_of(
     .await?;
     let mut found = Vec::new();
     for row in rows {
-        let event =
-            reported(row.step, row.attempt, row.nonce, &row.outcome, row.retryable, row.retry_after_ms);
+        let event = reported(row.step, row.attempt, row.nonce, &row.outcome, row.retryable, row.retry_after_ms);
         if let Some(event) = event {
             found.push((task_id(row.task_uuid)?, event));
         }

@@ -42,11 +42,7 @@ pub struct Locked {
 ///
 /// # Errors
 /// Where the database refuses or is away.
-pub async fn lock_and_take(
-    conn: &mut PgConnection,
-    tasks: &[TaskId],
-    tokens: &[&Token],
-) -> Result<Locked, StoreError> {
+pub async fn lock_and_take(conn: &mut PgConnection, tasks: &[TaskId], tokens: &[&Token]) -> Result<Locked, StoreError> {
     let uuids: Vec<Uuid> = tasks.iter().map(|task| task.uuid()).collect();
     let queues: Vec<String> = tokens.iter().map(|token| token.queue.to_string()).collect();
     let msg_ids: Vec<i64> = tokens.iter().map(|token| token.msg_id).collect();
@@ -223,9 +219,8 @@ pub(super) fn task_id(uuid: Uuid) -> Result<TaskId, StoreError> {
 
 /// A bytea column as a template hash.
 pub(super) fn hash(bytes: &[u8]) -> Result<TemplateHash, StoreError> {
-    let bytes: [u8; 32] = bytes
-        .try_into()
-        .map_err(|_| StoreError::Template("stored under a hash that is not 32 bytes".to_owned()))?;
+    let bytes: [u8; 32] =
+        bytes.try_into().map_err(|_| StoreError::Template("stored under a hash that is not 32 bytes".to_owned()))?;
     Ok(TemplateHash(bytes))
 }
 

@@ -21,17 +21,12 @@ impl Templates {
     ///
     /// # Errors
     /// Where there is none, or this version can't read it.
-    pub async fn by_hash(
-        &self,
-        conn: &mut PgConnection,
-        hash: &TemplateHash,
-    ) -> Result<Arc<Template>, StoreError> {
+    pub async fn by_hash(&self, conn: &mut PgConnection, hash: &TemplateHash) -> Result<Arc<Template>, StoreError> {
         if let Some(template) = self.known.read().expect("no panic while held").get(hash) {
             return Ok(template.clone());
         }
-        let template = by_hash(conn, hash)
-            .await?
-            .ok_or_else(|| StoreError::Template(format!("{hash} is not registered")))?;
+        let template =
+            by_hash(conn, hash).await?.ok_or_else(|| StoreError::Template(format!("{hash} is not registered")))?;
         Ok(self.remember(template))
     }
 
@@ -47,10 +42,7 @@ impl Templates {
 ///
 /// # Errors
 /// Where the database is away or the content can't be read.
-pub async fn by_hash(
-    conn: &mut PgConnection,
-    hash: &TemplateHash,
-) -> Result<Option<Template>, StoreError> {
+pub async fn by_hash(conn: &mut PgConnection, hash: &TemplateHash) -> Result<Option<Template>, StoreError> {
     let content = sqlx::query_scalar!("SELECT content FROM tasker.templates WHERE hash = $1", &hash.0[..])
         .fetch_optional(conn)
         .await?;
@@ -81,19 +73,12 @@ pub enum Registered {
 ///
 /// # Errors
 /// Where the database refuses or is away.
-pub async fn register(
-    conn: &mut PgConnection,
-    template: &Template,
-    replace: bool,
-) -> Result<Registered, StoreError> {
+pub async fn register(conn: &mut PgConnection, template: &Template, replace: bool) -> Result<Registered, StoreError> {
     let (namespace, name) = (template.namespace.as_str(), template.name.as_str());
     let version = template.version.to_string();
-    sqlx::query!(
-        "INSERT INTO tasker.namespaces (namespace) VALUES ($1) ON CONFLICT DO NOTHING",
-        namespace
-    )
-    .execute(&mut *conn)
-    .await?;
+    sqlx::query!("INSERT INTO tasker.namespaces (namespace) VALUES ($1) ON CONFLICT DO NOTHING", namespace)
+        .execute(&mut *conn)
+        .await?;
     sqlx::query!(
         "INSERT INTO tasker.templates (hash, namespace, name, version, content) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT DO NOTHING",
@@ -194,11 +179,7 @@ pub struct Listed {
 ///
 /// # Errors
 /// Where the database is away.
-pub async fn list(
-    conn: &mut PgConnection,
-    namespace: Option<&str>,
-    limit: i64,
-) -> Result<Vec<Listed>, StoreError> {
+pub async fn list(conn: &mut PgConnection, namespace: Option<&str>, limit: i64) -> Result<Vec<Listed>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT v.namespace, v.name, v.version, v.hash, v.registered_at,
                   jsonb_array_length(t.content -> 'steps')::bigint AS "steps!", t.content ->> 'description' AS description
