@@ -207,6 +207,7 @@ fn before_the_start_only_a_start_and_a_cancel_change_anything() {
     let policy = Policy { retryable: true, max_attempts: 2 };
     let world = World::new(&template(&[(vec![], policy), (vec![], policy)]));
     let step = StepIndex(0);
+    world.laws();
     for event in [Event::StepReset { step }, Event::StepResolved { step }, Event::StepCompleted { step }] {
         world.changes_nothing(event);
     }

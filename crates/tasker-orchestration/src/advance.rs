@@ -268,3 +268,7 @@ pub(crate) async fn snapshots(
     }
     Ok(found)
 }
+
+#[cfg(test)]
+#[path = "../tests/conformance/mod.rs"]
+mod conformance;

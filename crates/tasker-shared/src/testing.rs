@@ -175,7 +175,7 @@ async fn make_template(admin: &PgConnectOptions, conn: &mut PgConnection, name: 
         panic!("the migrations fail on an empty database: {error}");
     }
     pool.close().await;
-    run(conn, &format!("ALTER DATABASE {unfinished} RENAME TO {name}")).await;
+    run_unused(conn, &format!("ALTER DATABASE {unfinished} RENAME TO {name}")).await;
 }
 
 /// Databases of earlier starts of this server. One that is still in use stays.
@@ -193,11 +193,14 @@ async fn drop_what_is_left(conn: &mut PgConnection, server_start: i64) {
     }
 }
 
-/// Retries while a process that just left, or the autovacuum, still has the template open.
 async fn clone(conn: &mut PgConnection, name: &str, template: &str) {
-    let statement = format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log");
+    run_unused(conn, &format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")).await;
+}
+
+/// Retries while a process that just left, or the autovacuum, still has the database open.
+async fn run_unused(conn: &mut PgConnection, statement: &str) {
     for _ in 0..50 {
-        match sqlx::raw_sql(&statement).execute(&mut *conn).await {
+        match sqlx::raw_sql(statement).execute(&mut *conn).await {
             Ok(_) => return,
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55006") => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -205,7 +208,7 @@ async fn clone(conn: &mut PgConnection, name: &str, template: &str) {
             Err(error) => panic!("{statement}: {error}"),
         }
     }
-    panic!("{statement}: {template} is always in use");
+    panic!("{statement}: the database is always in use");
 }
 
 async fn run(conn: &mut PgConnection, statement: &str) {

@@ -87,18 +87,23 @@ pub async fn load(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec<Loade
     let tasks: Vec<Uuid> = claims.iter().map(|claim| claim.task.uuid()).collect();
     let steps: Vec<i32> = claims.iter().map(|claim| step_column(claim.step)).collect();
     let nonces: Vec<Uuid> = claims.iter().map(|claim| claim.token.nonce).collect();
+    // A copy of a ticket carries its nonce; only the message that the task row names is the ticket.
+    let msg_ids: Vec<i64> = claims.iter().map(|claim| claim.token.msg_id).collect();
     let rows = sqlx::query!(
         r#"SELECT u.ord AS "ord!", t.template_hash AS "template_hash?", t.ended_at IS NOT NULL AS "ended!",
                   coalesce(substr(t.steps, u.step + 1, 1) IN ('Q', 'W')
-                           AND t.sparse -> (u.step::text) ->> 'n' = u.nonce::text, false) AS "ours!",
+                           AND t.sparse -> (u.step::text) ->> 'n' = u.nonce::text
+                           AND (t.sparse -> (u.step::text) ->> 'm')::bigint = u.msg_id, false) AS "ours!",
                   (t.sparse -> (u.step::text) ->> 'l')::bigint AS "attempt_limit"
-           FROM unnest($1::uuid[], $2::integer[], $3::uuid[]) WITH ORDINALITY AS u (task, step, nonce, ord)
+           FROM unnest($1::uuid[], $2::integer[], $3::uuid[], $6::bigint[]) WITH ORDINALITY
+               AS u (task, step, nonce, msg_id, ord)
            LEFT JOIN tasker.tasks t ON t.task_uuid = u.task AND t.task_uuid BETWEEN $4 AND $5"#,
         &tasks,
         &steps,
         &nonces,
         tasks.iter().min().copied().unwrap_or_default(),
-        tasks.iter().max().copied().unwrap_or_default()
+        tasks.iter().max().copied().unwrap_or_default(),
+        &msg_ids
     )
     .fetch_all(conn)
     .await?;

@@ -1,0 +1,450 @@
+//! The same events through `decide` and `evolve` in memory and through two servers on PostgreSQL: after each commit
+//! both know the same.
+//!
+//! A part of the crate, so that the actors' own transactions run, one at a time and when the test says so.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod server;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+use serde_json::value::RawValue;
+use server::{Server, history, history_folds, violations};
+use sqlx::PgConnection;
+use tasker_lifecycle::template::{self, Template};
+use tasker_lifecycle::{
+    Decision, Effect, Event, Holder, Nonce, StepIndex, StepState, Task, TaskId, TicketRef, Timestamp, decide,
+};
+use tasker_shared::messages::{Claim, Report, ReportedOutcome, StepFailure, ticket_queue};
+use tasker_shared::store::claims::{self, Loaded};
+use tasker_shared::store::templates::Templates;
+use tasker_shared::store::{from_sql, queries, reports, tasks};
+use tasker_shared::testing::TestDatabase;
+use uuid::Uuid;
+
+const LEASE: Duration = Duration::from_secs(60);
+/// A wait that goes to the due-time table.
+const LATER_MS: u64 = 100_000;
+/// Causes and effects, all of which some life must see.
+const EVERYTHING: [&str; 17] = [
+    "Started",
+    "Reported",
+    "Due",
+    "Cancelled",
+    "StepReset",
+    "StepResolved",
+    "StepCompleted",
+    "ticket",
+    "ticket withdrawn",
+    "due time",
+    "due time withdrawn",
+    "AttemptsExhausted",
+    "PermanentFailure",
+    "LeaseLost",
+    "complete",
+    "cancelled",
+    "blocked_by_failures",
+];
+
+#[tokio::test]
+async fn random_lives_are_the_same_in_memory_and_on_postgresql() {
+    let (mut hits, mut misses, mut seen) = (0, 0, BTreeSet::new());
+    for seed in 0..8 {
+        let mut lives = Lives::begin(seed, usize::MAX).await;
+        for _ in 0..60 {
+            lives.something_happens().await;
+        }
+        lives.end().await;
+        let cached = lives.cached();
+        (hits, misses) = (hits + cached.0, misses + cached.1);
+        seen.append(&mut lives.seen);
+    }
+    let missing: Vec<_> = EVERYTHING.iter().filter(|what| !seen.contains(**what)).collect();
+    assert!(missing.is_empty(), "never happened: {missing:?}");
+    assert!(hits > 100 && misses > 100, "both ways to a snapshot were taken: {hits} hits, {misses} misses");
+}
+
+#[tokio::test]
+async fn lives_without_a_cache_are_the_same() {
+    let mut lives = Lives::begin(100, 0).await;
+    for _ in 0..60 {
+        lives.something_happens().await;
+    }
+    lives.end().await;
+    assert_eq!(lives.cached().0, 0);
+}
+
+#[tokio::test]
+#[ignore = "Writes deletes due times before it inserts them, so a row that is written and withdrawn in one commit stays"]
+async fn a_wait_that_is_decided_on_and_cancelled_in_one_commit_leaves_no_due_time() {
+    let mut lives = Lives::begin(200, usize::MAX).await;
+    lives.claim(1, LEASE).await;
+    let claim = lives.open.pop().unwrap();
+    let task = claim.task;
+    let report = lives.report(claim, Outcome::Later);
+    lives.store(vec![report]).await;
+    lives.command(task, Event::Cancelled).await;
+}
+
+/// What a handler may come to.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Success,
+    Soon,
+    Later,
+    Permanent,
+}
+
+/// Three tasks of a random template, in memory and on two servers.
+struct Lives {
+    rng: StdRng,
+    db: TestDatabase,
+    servers: [Server; 2],
+    twins: BTreeMap<TaskId, Task>,
+    template: Template,
+    templates: Templates,
+    /// Claims whose worker still runs.
+    open: Vec<Claim>,
+    /// Everything that was ever claimed or reported, for what comes late.
+    past: Vec<Report>,
+    /// The newest claim of each ticket, by nonce.
+    read_cts: HashMap<Uuid, i32>,
+    /// Tickets that were given for an accepted report.
+    taken: HashSet<Uuid>,
+    /// Reports that workers stored and that no server has decided on, as far as messages go.
+    stored: Vec<(TaskId, Event)>,
+    /// What something followed from, and what followed.
+    seen: BTreeSet<String>,
+}
+
+impl Lives {
+    async fn begin(seed: u64, snapshot_bytes: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let db = TestDatabase::create().await;
+        let servers = [Server::start(&db, snapshot_bytes).await, Server::start(&db, snapshot_bytes).await];
+        let template = random_template(&mut rng);
+        servers[0].register(&template).await;
+        let mut twins = BTreeMap::new();
+        for id in servers[0].create(&template, 3).await {
+            twins.insert(id, Task::new(id, template.clone().into()));
+        }
+        let mut lives = Self {
+            rng,
+            db,
+            servers,
+            twins,
+            template,
+            templates: Templates::default(),
+            open: Vec::new(),
+            past: Vec::new(),
+            read_cts: HashMap::new(),
+            taken: HashSet::new(),
+            stored: Vec::new(),
+            seen: BTreeSet::new(),
+        };
+        let started = lives.twins.keys().map(|id| (*id, Event::Started)).collect();
+        lives.committed(started).await;
+        lives
+    }
+
+    /// One of everything that happens to tasks.
+    async fn something_happens(&mut self) {
+        match self.rng.random_range(0..20) {
+            0..5 => {
+                let (qty, lost) = (self.rng.random_range(1..4), self.rng.random_bool(0.2));
+                self.claim(qty, if lost { Duration::ZERO } else { LEASE }).await;
+            }
+            5..10 => {
+                let reports = self.some_reports(true);
+                self.report_here(reports).await;
+            }
+            10..13 => {
+                let reports = self.some_reports(false);
+                self.store(reports).await;
+            }
+            13..16 => self.take_messages().await,
+            16..18 => self.come_due().await,
+            _ => {
+                let at = self.rng.random_range(0..self.twins.len());
+                let task = *self.twins.keys().nth(at).unwrap();
+                let event = self.an_order(task);
+                self.command(task, event).await;
+            }
+        }
+    }
+
+    /// Lets all that is left happen, successfully.
+    async fn end(&mut self) {
+        for _ in 0..200 {
+            self.take_messages().await;
+            self.come_due().await;
+            self.claim(10, LEASE).await;
+            let open = std::mem::take(&mut self.open);
+            let reports: Vec<Report> = open.into_iter().map(|claim| self.report(claim, Outcome::Success)).collect();
+            self.report_here(reports).await;
+            if self.twins.values().all(|task| task.held().next().is_none()) {
+                return;
+            }
+        }
+        panic!("a life that does not end: {:?}", self.twins);
+    }
+
+    fn cached(&self) -> (u64, u64) {
+        let metrics = self.servers.iter().map(|server| server.cached());
+        metrics.fold((0, 0), |(hits, misses), (h, m)| (hits + h, misses + m))
+    }
+
+    async fn claim(&mut self, qty: usize, lease: Duration) {
+        let queue = ticket_queue(self.template.namespace.as_str(), "default", 0).unwrap();
+        let mut conn = self.db.pool.acquire().await.unwrap();
+        let claimed = claims::claim(&mut conn, &[queue], lease, qty).await.unwrap();
+        let claimed: Vec<Claim> =
+            claimed.messages.iter().map(|message| Claim::from_message(message, Timestamp(0)).unwrap()).collect();
+        for (claim, loaded) in claimed.iter().zip(claims::load(&mut conn, &claimed).await.unwrap()) {
+            assert!(matches!(loaded, Loaded::Current { .. }), "{claim:?}: {loaded:?}");
+            self.read_cts.insert(claim.token.nonce, claim.token.read_ct);
+        }
+        if lease > Duration::ZERO {
+            self.open.extend(claimed);
+            return;
+        }
+        for claim in claimed {
+            let outcome = self.an_outcome(true);
+            let late = self.report(claim, outcome);
+            self.past.push(late);
+        }
+    }
+
+    /// Reports on open claims, and some that come late or again. Without `later` no wait is a long one: a command
+    /// may be decided on in the same commit.
+    fn some_reports(&mut self, later: bool) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for _ in 0..self.rng.random_range(1..5) {
+            if self.rng.random_bool(0.25) && !self.past.is_empty() {
+                let at = self.rng.random_range(0..self.past.len());
+                let again = self.past[at].clone();
+                if later || !matches!(again.outcome, ReportedOutcome::Failure { retry_after_ms: Some(_), .. }) {
+                    reports.push(again);
+                }
+            } else if !self.open.is_empty() {
+                let at = self.rng.random_range(0..self.open.len());
+                let claim = self.open.swap_remove(at);
+                let outcome = self.an_outcome(later);
+                reports.push(self.report(claim, outcome));
+            }
+        }
+        self.past.extend(reports.iter().cloned());
+        reports
+    }
+
+    fn an_outcome(&mut self, later: bool) -> Outcome {
+        match self.rng.random_range(0..8) {
+            0..5 => Outcome::Success,
+            5 => Outcome::Soon,
+            6 if later => Outcome::Later,
+            6 => Outcome::Soon,
+            _ => Outcome::Permanent,
+        }
+    }
+
+    fn report(&self, claim: Claim, outcome: Outcome) -> Report {
+        let failure = |retryable, retry_after_ms| ReportedOutcome::Failure {
+            error: StepFailure { message: "no".to_owned(), error_type: "test".to_owned(), error_code: None },
+            retryable,
+            retry_after_ms,
+            metadata: None,
+        };
+        let outcome = match outcome {
+            _ if claim.attempt > self.twins[&claim.task].limit(claim.step) => ReportedOutcome::LeaseLost,
+            Outcome::Success => ReportedOutcome::Success {
+                result: RawValue::from_string("1".to_owned()).unwrap().into(),
+                metadata: None,
+            },
+            Outcome::Soon => failure(true, None),
+            Outcome::Later => failure(true, Some(LATER_MS)),
+            Outcome::Permanent => failure(false, None),
+        };
+        Report { claim, outcome, started_at: None, ended_at: Timestamp(1), worker: "tested".into() }
+    }
+
+    /// Of these reports those whose ticket is there, each once, as events.
+    fn heard(&mut self, reports: &[Report]) -> Vec<(TaskId, Event)> {
+        let mut heard = Vec::new();
+        for report in reports {
+            let claim = &report.claim;
+            let nonce = claim.token.nonce;
+            let holder = self.twins[&claim.task].live(claim.step).holder;
+            let is_held = matches!(holder, Holder::Ticket(ticket) if ticket.nonce == Nonce(nonce));
+            if is_held && self.read_cts[&nonce] == claim.token.read_ct && self.taken.insert(nonce) {
+                let (step, attempt) = (claim.step, claim.attempt);
+                let outcome = report.outcome.for_lifecycle();
+                heard.push((claim.task, Event::Reported { step, attempt, nonce: Nonce(nonce), outcome }));
+            }
+        }
+        heard
+    }
+
+    /// Reports of a worker in the server's process.
+    async fn report_here(&mut self, reports: Vec<Report>) {
+        if !reports.is_empty() {
+            let heard = self.heard(&reports);
+            self.a_server().report(reports).await;
+            self.committed(heard).await;
+        }
+    }
+
+    /// Reports of a worker elsewhere: its own commit. The servers are told by messages.
+    async fn store(&mut self, reports: Vec<Report>) {
+        let heard = self.heard(&reports);
+        let mut conn = self.db.pool.acquire().await.unwrap();
+        reports::report(&mut conn, &reports).await.unwrap();
+        drop(conn);
+        self.stored.extend(heard);
+        self.committed(Vec::new()).await;
+    }
+
+    async fn take_messages(&mut self) {
+        self.a_server().take_messages().await;
+        let stored = std::mem::take(&mut self.stored);
+        self.committed(stored).await;
+    }
+
+    /// One due-time row comes due, and one that is not there.
+    async fn come_due(&mut self) {
+        let rows =
+            self.twins.iter().flat_map(|(task, twin)| twin.held().map(|(step, live)| (*task, step, live.holder)));
+        let mut due: Vec<(TaskId, Event)> = rows
+            .filter_map(|(task, step, holder)| match holder {
+                Holder::Due { nonce } => Some((task, Event::Due { step, nonce })),
+                Holder::Ticket(_) | Holder::None => None,
+            })
+            .take(1)
+            .collect();
+        let stranger = Event::Due { step: StepIndex(0), nonce: Nonce(Uuid::from_u128(1)) };
+        due.push((*self.twins.keys().next().unwrap(), stranger));
+        self.a_server().advance(&due).await;
+        self.committed(due).await;
+    }
+
+    /// An operator's order, now and then a cancel.
+    fn an_order(&mut self, task: TaskId) -> Event {
+        let twin = &self.twins[&task];
+        let at = self.rng.random_range(0..twin.steps().len());
+        let failed = twin.steps().iter().position(|state| *state == StepState::Error);
+        let (step, failed) = (StepIndex::from(at), failed.map_or(StepIndex::from(at), StepIndex::from));
+        match self.rng.random_range(0..12) {
+            0 => Event::Cancelled,
+            1..6 => Event::StepReset { step: failed },
+            6..9 => Event::StepResolved { step: failed },
+            _ => Event::StepCompleted { step },
+        }
+    }
+
+    /// What workers had stored is decided on first, then the order.
+    async fn command(&mut self, task: TaskId, event: Event) {
+        let before = self.stored.iter().filter(|(of, _)| *of == task).copied();
+        let events: Vec<_> = before.chain([(task, event)]).collect();
+        let answer = self.a_server().command(task, event).await;
+        let last = self.committed(events).await;
+        assert_eq!(answer.ok(), last.map(|decision| !decision.is_empty()), "{event:?}");
+    }
+
+    /// The events happen in memory, at the moment of the commit; then both are compared. Answers with what was
+    /// decided on the last event, `None` where it was refused.
+    async fn committed(&mut self, events: Vec<(TaskId, Event)>) -> Option<Decision> {
+        let mut conn = self.db.pool.acquire().await.unwrap();
+        let mut last = None;
+        for (task, event) in events {
+            let there = queries::task(&mut conn, task, &self.templates).await.unwrap().unwrap();
+            let twin = self.twins.get_mut(&task).unwrap();
+            last = decide(twin, event, from_sql(there.updated_at)).ok();
+            if let Some(decision) = &last {
+                decision.evolve(twin);
+                if !decision.is_empty() {
+                    self.seen.insert(format!("{:?}", event.cause()));
+                }
+                self.seen.extend(decision.effects.iter().map(name));
+                adopt(twin, decision, &there.task);
+            }
+        }
+        self.compare(&mut conn).await;
+        last
+    }
+
+    async fn compare(&self, conn: &mut PgConnection) {
+        let ids: Vec<TaskId> = self.twins.keys().copied().collect();
+        let loaded = tasks::load(conn, &ids, &self.templates).await.unwrap();
+        assert_eq!(loaded.len(), ids.len());
+        for snapshot in loaded {
+            let id = snapshot.task.id();
+            let twin = &self.twins[&id];
+            assert_eq!(snapshot.task.to_stored(), twin.to_stored());
+            for at in 0..twin.steps().len() {
+                let step = StepIndex::from(at);
+                assert_eq!(snapshot.task.waiting_parents(step), twin.waiting_parents(step));
+                assert_eq!(snapshot.task.attempts(step), twin.attempts(step));
+            }
+            for server in &self.servers {
+                server.cache_agrees(&snapshot);
+            }
+            let rows = history(conn, id).await;
+            assert_eq!(i32::try_from(rows.len()).unwrap(), snapshot.seq);
+            history_folds(&rows, twin);
+        }
+        assert_eq!(violations(conn).await, Vec::<String>::new());
+    }
+
+    fn a_server(&mut self) -> &Server {
+        let at = self.rng.random_range(0..self.servers.len());
+        &self.servers[at]
+    }
+}
+
+fn name(effect: &Effect) -> String {
+    match effect {
+        Effect::Enqueue { .. } => "ticket".to_owned(),
+        Effect::Schedule { .. } => "due time".to_owned(),
+        Effect::Withdraw { holder: Holder::Due { .. }, .. } => "due time withdrawn".to_owned(),
+        Effect::Withdraw { .. } => "ticket withdrawn".to_owned(),
+        Effect::DeadLetter { reason, .. } => format!("{reason:?}"),
+        Effect::TaskEnded(state) => state.to_string(),
+    }
+}
+
+/// Tickets and rows get the numbers that the server gave. One that the same commit took away again gets any.
+fn adopt(twin: &mut Task, decision: &Decision, stored: &Task) {
+    for effect in &decision.effects {
+        let (step, is_due) = match effect {
+            Effect::Enqueue { step, .. } => (*step, false),
+            Effect::Schedule { step, .. } => (*step, true),
+            Effect::Withdraw { .. } | Effect::DeadLetter { .. } | Effect::TaskEnded(_) => continue,
+        };
+        let holder = match stored.live(step).holder {
+            Holder::None => Holder::Ticket(TicketRef { msg_id: 0, nonce: Nonce(Uuid::nil()) }),
+            holder => {
+                assert_eq!(matches!(holder, Holder::Due { .. }), is_due, "step {step}: {effect:?}, {holder:?}");
+                holder
+            }
+        };
+        twin.hold(step, holder);
+    }
+}
+
+fn random_template(rng: &mut StdRng) -> Template {
+    let steps = rng.random_range(1..9);
+    let steps: Vec<_> = (0..steps)
+        .map(|at| {
+            let parents: Vec<String> = (0..at).filter(|_| rng.random_bool(0.4)).map(|at| format!("s{at}")).collect();
+            let retry =
+                json!({"max_attempts": rng.random_range(1..4), "backoff": "none", "max_backoff_ms": LATER_MS * 2});
+            json!({"name": format!("s{at}"), "handler": "h", "dependencies": parents, "retry": retry})
+        })
+        .collect();
+    let document = json!({"name": "lives", "namespace_name": "test", "version": "1.0.0", "steps": steps});
+    template::from_json(&document, None).unwrap().0
+}

@@ -1,0 +1,174 @@
+//! A server whose actors do nothing by themselves, and what is read beside it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pgmq_notify::{Mode, Notifier, Wakeups};
+use serde_json::value::RawValue;
+use sqlx::PgConnection;
+use tasker_lifecycle::template::Template;
+use tasker_lifecycle::{Event, StepIndex, StepState, Task, TaskId, TaskState};
+use tasker_shared::config::{Config, Environment};
+use tasker_shared::messages::Report;
+use tasker_shared::store::queries::{self, HistoryRow};
+use tasker_shared::store::tasks::{self, Details, Snapshot};
+use tasker_shared::telemetry::Metrics;
+use tasker_shared::testing::TestDatabase;
+use tokio::sync::oneshot;
+
+use crate::actor::{Actor, Work};
+use crate::advance::{Advance, snapshots};
+use crate::engine::{Engine, Parts};
+use crate::enqueuer::{Command, StepEnqueuer, Sweep};
+use crate::errors::CommandError;
+use crate::requests::{Request, Submission, TaskRequests};
+use crate::results::ResultProcessor;
+
+/// See the module.
+pub(super) struct Server {
+    engine: Engine,
+    results: ResultProcessor,
+    enqueuer: StepEnqueuer,
+}
+
+impl Server {
+    pub(super) async fn start(db: &TestDatabase, snapshot_bytes: usize) -> Self {
+        let mut config = Config::default();
+        config.environment = Environment::Test;
+        config.cache.snapshot_bytes = snapshot_bytes;
+        let (wakeups, notifier) = (Wakeups::new(Mode::PollingOnly), Notifier::new(Mode::PollingOnly));
+        let metrics = Arc::new(Metrics::new());
+        let started = Engine::start(Arc::new(config), db.pool.clone(), metrics, wakeups, notifier, None).await;
+        let (engine, running, _) = started.unwrap();
+        running.stop().await;
+        let parts = || Arc::clone(&engine.parts);
+        let results = ResultProcessor { parts: parts(), reads_queue: true };
+        let enqueuer = StepEnqueuer { parts: parts(), sweep: Sweep::default().into() };
+        Self { results, enqueuer, engine }
+    }
+
+    fn parts(&self) -> &Arc<Parts> {
+        &self.engine.parts
+    }
+
+    pub(super) async fn register(&self, template: &Template) {
+        self.engine.register(template.clone(), false).await.unwrap();
+    }
+
+    /// Creates tasks, all in one commit.
+    pub(super) async fn create(&self, template: &Template, count: usize) -> Vec<TaskId> {
+        let template = Arc::new(template.clone());
+        let mut replies = Vec::new();
+        let requests = (0..count).map(|_| {
+            let (reply, answer) = oneshot::channel();
+            replies.push(answer);
+            let submission = Submission {
+                template: Arc::clone(&template),
+                context: RawValue::from_string("{}".to_owned()).unwrap().into(),
+                priority: 0,
+                correlation_id: None,
+                details: Details::default(),
+                key: None,
+                reply,
+            };
+            Request { id: self.parts().new_task_id(), submission }
+        });
+        let requests = requests.collect();
+        inbox(&TaskRequests { parts: Arc::clone(self.parts()) }, self.parts(), requests).await;
+        let mut created = Vec::new();
+        for reply in replies {
+            created.push(reply.await.unwrap().unwrap().task);
+        }
+        created
+    }
+
+    /// Reports of a worker in this process.
+    pub(super) async fn report(&self, reports: Vec<Report>) {
+        inbox(&self.results, self.parts(), reports).await;
+    }
+
+    /// Every result message of workers elsewhere.
+    pub(super) async fn take_messages(&self) {
+        let mut tx = self.parts().pool.begin().await.unwrap();
+        let handled = self.results.handle(&mut tx, Work::Source(100)).await.unwrap();
+        tx.commit().await.unwrap();
+        self.results.committed(handled.after, Vec::new());
+    }
+
+    pub(super) async fn command(&self, task: TaskId, event: Event) -> Result<bool, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let detail = r#"{"by":"test"}"#.to_owned();
+        inbox(&self.enqueuer, self.parts(), vec![Command { task, event, detail, reply }]).await;
+        answer.await.unwrap()
+    }
+
+    /// Events that need no message or ticket.
+    pub(super) async fn advance(&self, events: &[(TaskId, Event)]) {
+        let ids: BTreeSet<TaskId> = events.iter().map(|(task, _)| *task).collect();
+        let ids: Vec<TaskId> = ids.into_iter().collect();
+        let mut tx = self.parts().pool.begin().await.unwrap();
+        let locked = tasks::lock_and_take(&mut tx, &ids, &[]).await.unwrap();
+        let snapshots = snapshots(&mut tx, self.parts(), &locked.versions).await.unwrap();
+        let mut advance = Advance::new(locked.now, snapshots);
+        for (task, event) in events {
+            advance.event(*task, *event).unwrap();
+        }
+        let after = advance.write(&mut tx, self.parts()).await.unwrap();
+        tx.commit().await.unwrap();
+        after.committed(self.parts());
+    }
+
+    /// What the cache has under the stored version is what is stored.
+    pub(super) fn cache_agrees(&self, stored: &Snapshot) {
+        let Some(cached) = self.parts().snapshots.take(stored.task.id(), stored.version) else { return };
+        assert_eq!(cached.task.to_stored(), stored.task.to_stored());
+        assert_eq!((cached.seq, cached.priority), (stored.seq, stored.priority));
+        assert_eq!(cached.correlation_id, stored.correlation_id);
+        self.parts().snapshots.put(cached);
+    }
+
+    /// How many snapshots came from the cache, and how many did not.
+    pub(super) fn cached(&self) -> (u64, u64) {
+        let metrics = &self.parts().metrics;
+        (metrics.cache_hits.get(), metrics.cache_misses.get())
+    }
+}
+
+/// What the actor's loop does with its inbox.
+async fn inbox<A: Actor>(actor: &A, parts: &Parts, events: Vec<A::Event>) {
+    let mut tx = parts.pool.begin().await.unwrap();
+    let handled = actor.handle(&mut tx, Work::Inbox { events: &events, again: false }).await.unwrap();
+    tx.commit().await.unwrap();
+    actor.committed(handled.after, events);
+}
+
+pub(super) async fn history(conn: &mut PgConnection, task: TaskId) -> Vec<HistoryRow> {
+    queries::history(conn, task, 0, 10_000).await.unwrap()
+}
+
+/// The history, folded over steps that are all pending, is the task.
+pub(super) fn history_folds(rows: &[HistoryRow], task: &Task) {
+    let mut steps = vec![(StepState::Pending, 0); task.steps().len()];
+    let mut state = TaskState::Pending;
+    for (row, seq) in rows.iter().zip(1..) {
+        assert_eq!((row.seq, row.from), (seq, state));
+        state = row.to;
+        for change in row.changes.split_whitespace() {
+            let (step, change) = change.split_once(':').unwrap();
+            let (letters, attempts) = change.split_once('@').unwrap();
+            let mut letters = letters.chars().map(|letter| StepState::from_letter(letter).unwrap());
+            let step = &mut steps[step.parse::<usize>().unwrap()];
+            assert_eq!(letters.next(), Some(step.0), "{change}");
+            *step = (letters.next().unwrap(), attempts.parse().unwrap());
+        }
+    }
+    assert_eq!(state, task.state());
+    let expected = task.steps().iter().enumerate().map(|(at, state)| (*state, task.attempts(StepIndex::from(at))));
+    assert!(steps.iter().copied().eq(expected), "{steps:?} is folded from {rows:?}");
+}
+
+/// Live steps that are not held by exactly one thing, and things that hold no live step.
+pub(super) async fn violations(conn: &mut PgConnection) -> Vec<String> {
+    let found = sqlx::query_scalar("SELECT v::text FROM tasker.live_step_violations() v");
+    found.fetch_all(conn).await.unwrap()
+}
