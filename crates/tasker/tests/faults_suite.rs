@@ -228,7 +228,8 @@ async fn faults_every_message_delivered_twice_changes_nothing() {
     world.all_end(LIMIT).await;
     assert!(revealing.is_finished(), "too few tickets were delivered twice");
     let seen = world.check(&client).await;
-    assert!(seen.begun_again > 0 && seen.refused > 0, "nothing was delivered twice: {seen:?}");
+    // The first claimer's report is refused, or left out where its heartbeat heard of the loss first.
+    assert!(seen.begun_again > 0, "nothing was delivered twice: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
