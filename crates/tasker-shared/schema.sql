@@ -1,0 +1,491 @@
+-- The schema that the migrations make, for reading and for differences. A test prints it; nothing runs it.
+-- Left out: the monthly partitions, and the migrator's own table.
+
+CREATE SCHEMA tasker;
+
+CREATE FUNCTION tasker.discard(taken integer[], task_uuids uuid[], steps integer[], attempts integer[], nonces uuid[], outcomes text[], worker text, results text[], errors text[]) RETURNS TABLE(ord integer, verdict text)
+    LANGUAGE sql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+    WITH r AS (
+        SELECT u.*, EXISTS (SELECT FROM tasker.attempts a WHERE a.task_uuid = u.task AND a.step = u.step
+                            AND a.attempt = u.attempt AND a.nonce = u.nonce AND a.outcome <> 'lost') AS known
+        FROM unnest(task_uuids, steps, attempts, nonces, outcomes, results, errors)
+            WITH ORDINALITY AS u (task, step, attempt, nonce, outcome, result, error, ord)
+        WHERE NOT u.ord = ANY (taken)
+    ), kept AS (
+        INSERT INTO tasker.discarded_results (task_uuid, step, attempt, nonce, worker, outcome, result, error, reason)
+        SELECT r.task, r.step, r.attempt, r.nonce, worker, r.outcome, r.result::json, r.error::json, 'fenced'
+        FROM r WHERE NOT r.known
+    )
+    SELECT r.ord::integer, CASE WHEN r.known THEN 'duplicate' ELSE 'refused' END FROM r
+$$;
+
+CREATE FUNCTION tasker.ensure_partitions() RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+DECLARE
+    month date;
+    parent text;
+    part text;
+    storage text;
+    made integer := 0;
+BEGIN
+    FOR month IN SELECT generate_series(date_trunc('month', now() AT TIME ZONE 'UTC') - interval '1 month',
+                                        date_trunc('month', now() AT TIME ZONE 'UTC') + interval '2 months',
+                                        interval '1 month')::date
+    LOOP
+        FOREACH parent IN ARRAY ARRAY['tasks', 'task_details', 'attempts', 'history'] LOOP
+            part := format('%s_%s', parent, to_char(month, 'YYYY_MM'));
+            CONTINUE WHEN to_regclass('tasker.' || part) IS NOT NULL;
+            -- Two servers may start at once; the loser of this lock finds the partition made.
+            PERFORM pg_advisory_xact_lock(hashtext('tasker.ensure_partitions'));
+            CONTINUE WHEN to_regclass('tasker.' || part) IS NOT NULL;
+            -- Task rows are updated in place some times each: leave room for their next versions.
+            storage := CASE parent WHEN 'tasks' THEN ' WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05)' ELSE '' END;
+            EXECUTE format('CREATE TABLE tasker.%I PARTITION OF tasker.%I FOR VALUES FROM (%L) TO (%L)%s',
+                part, parent,
+                tasker.task_id_floor(month::timestamp AT TIME ZONE 'UTC'),
+                tasker.task_id_floor((month + interval '1 month')::timestamp AT TIME ZONE 'UTC'),
+                storage);
+            made := made + 1;
+        END LOOP;
+    END LOOP;
+    RETURN made;
+END $$;
+
+CREATE FUNCTION tasker.live_step_violations() RETURNS TABLE(task_uuid uuid, step integer, letter text, tickets bigint, due bigint, undecided bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $_$
+DECLARE
+    every_ticket text;
+BEGIN
+    SELECT string_agg(format('SELECT %L::text AS queue, msg_id, message FROM pgmq.%I', q.queue, 'q_' || q.queue), ' UNION ALL ')
+    INTO every_ticket FROM tasker.queues q;
+    RETURN QUERY EXECUTE format($q$
+        WITH ticket AS MATERIALIZED (
+            SELECT (message ->> 'task_uuid')::uuid AS task, (message ->> 'nonce')::uuid AS nonce, msg_id FROM (%s) m
+        ), live AS MATERIALIZED (
+            SELECT t.task_uuid AS task, s.i AS step, substr(t.steps, s.i + 1, 1) AS letter,
+                   (t.sparse -> (s.i::text) ->> 'n')::uuid AS nonce, (t.sparse -> (s.i::text) ->> 'm')::bigint AS msg_id
+            FROM tasker.tasks t, generate_series(0, length(t.steps) - 1) AS s (i)
+            WHERE t.ended_at IS NULL OR t.sparse <> '{}'
+        ), held AS (
+            SELECT l.*, (SELECT count(*) FROM ticket k WHERE k.task = l.task AND k.nonce = l.nonce AND k.msg_id = l.msg_id) AS tickets,
+                   (SELECT count(*) FROM tasker.due_times d WHERE d.task_uuid = l.task AND d.step = l.step AND d.nonce = l.nonce) AS due,
+                   (SELECT count(*) FROM tasker.attempts a WHERE a.task_uuid = l.task AND a.step = l.step AND a.nonce = l.nonce
+                                                             AND a.outcome <> 'lost') AS undecided
+            FROM live l
+        )
+        SELECT task, step, letter, tickets, due, undecided FROM held
+        WHERE (letter IN ('Q', 'W')) <> (tickets + due + undecided = 1) OR tickets + due + undecided > 1
+        UNION ALL
+        SELECT k.task, NULL, 'stray ticket', 1, 0, 0 FROM ticket k
+        WHERE NOT EXISTS (SELECT FROM live l WHERE l.task = k.task AND l.nonce = k.nonce AND l.msg_id = k.msg_id)
+        UNION ALL
+        SELECT d.task_uuid, d.step, 'stray due time', 0, 1, 0 FROM tasker.due_times d
+        WHERE NOT EXISTS (SELECT FROM live l WHERE l.task = d.task_uuid AND l.nonce = d.nonce)
+    $q$, coalesce(every_ticket, 'SELECT NULL::text, NULL::bigint AS msg_id, NULL::jsonb AS message WHERE false'));
+END $_$;
+
+CREATE FUNCTION tasker.lock_and_take(task_uuids uuid[], queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[]) RETURNS TABLE(task_uuid uuid, version bigint, taken integer, at timestamp with time zone)
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+DECLARE
+    least_id uuid;
+    last_id uuid;
+BEGIN
+    SELECT u.id INTO least_id FROM unnest(task_uuids) AS u (id) ORDER BY u.id LIMIT 1;
+    SELECT u.id INTO last_id FROM unnest(task_uuids) AS u (id) ORDER BY u.id DESC LIMIT 1;
+    RETURN QUERY
+        SELECT t.task_uuid, t.version, NULL::integer, clock_timestamp()
+        FROM tasker.tasks t WHERE t.task_uuid = ANY (task_uuids) AND t.task_uuid BETWEEN least_id AND last_id
+        ORDER BY t.task_uuid FOR NO KEY UPDATE;
+    IF cardinality(msg_ids) > 0 THEN
+        RETURN QUERY
+            SELECT NULL::uuid, NULL::bigint, d.ord, NULL::timestamptz
+            FROM pgmq_notify.delete_fenced(queues, msg_ids, read_cts, nonces) AS d (ord);
+    END IF;
+END $$;
+
+CREATE FUNCTION tasker.report(queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[], task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[], outcomes text[], retryables boolean[], retry_afters bigint[], worker text, claimed_ats timestamp with time zone[], started_ats timestamp with time zone[], ended_ats timestamp with time zone[], results text[], errors text[], metadatas text[]) RETURNS TABLE(ord integer, verdict text)
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+DECLARE
+    taken integer[];
+    accepted integer[];
+    bodies text[];
+    n integer;
+BEGIN
+    SELECT coalesce(array_agg(d.ord), '{}') INTO taken
+    FROM pgmq_notify.delete_fenced(queues, msg_ids, read_cts, nonces) AS d (ord);
+
+    WITH r AS (
+        SELECT u.* FROM unnest(task_uuids, steps, base_attempts, attempts, nonces, outcomes, retryables, retry_afters,
+                               claimed_ats, started_ats, ended_ats, results, errors, metadatas)
+            WITH ORDINALITY AS u (task, step, base, attempt, nonce, outcome, retryable, retry_after, claimed, started,
+                                  ended, result, error, metadata, ord)
+        WHERE u.ord = ANY (taken)
+    ), stored AS (
+        INSERT INTO tasker.attempts AS a (task_uuid, step, attempt, nonce, outcome, retryable, retry_after_ms, worker,
+                                          claimed_at, started_at, ended_at, result, error, metadata)
+        SELECT r.task, r.step, r.attempt, r.nonce, r.outcome, r.retryable, r.retry_after, report.worker,
+               r.claimed, r.started, r.ended, r.result::json, r.error::json, r.metadata::json FROM r
+        UNION ALL
+        SELECT r.task, r.step, lost, r.nonce, 'lost', NULL, NULL, report.worker, NULL, NULL, r.ended, NULL, NULL, NULL
+        FROM r, generate_series(greatest(r.base, 0) + 1, r.attempt - 1) AS lost
+        ON CONFLICT DO NOTHING
+        RETURNING a.outcome
+    )
+    SELECT count(*) FILTER (WHERE s.outcome <> 'lost') INTO n FROM stored s;
+
+    accepted := taken;
+    IF n < cardinality(taken) THEN
+        -- A ticket was ours although its attempt is stored already: only a broken writer makes that happen.
+        SELECT coalesce(array_agg(o), '{}') INTO accepted FROM unnest(taken) AS o
+        JOIN tasker.attempts a ON a.task_uuid = task_uuids[o] AND a.step = steps[o] AND a.attempt = attempts[o]
+                              AND a.nonce = nonces[o] AND a.outcome = outcomes[o];
+    END IF;
+    SELECT array_agg(format('{"task_uuid":"%s","step":%s,"attempt":%s}', task_uuids[o], steps[o], attempts[o]))
+    INTO bodies FROM unnest(accepted) AS o;
+    n := cardinality(accepted);
+    IF n > 0 THEN
+        PERFORM pgmq_notify.send_orchestration_step_results(array_fill('orchestration_step_results'::text, ARRAY[n]),
+            ARRAY(SELECT pgmq_notify.reserve_ids('orchestration_step_results', n)), bodies,
+            array_fill(0::bigint, ARRAY[n]), array_fill(0, ARRAY[n]), clock_timestamp());
+    END IF;
+    RETURN QUERY SELECT o, CASE WHEN o = ANY (accepted) THEN 'accepted' ELSE 'refused' END FROM unnest(taken) AS o;
+
+    IF cardinality(taken) < cardinality(msg_ids) THEN
+        RETURN QUERY SELECT d.ord, d.verdict FROM tasker.discard(taken, task_uuids, steps, attempts, nonces, outcomes,
+            worker, results, errors) d;
+    END IF;
+END $$;
+
+CREATE FUNCTION tasker.take_results(qty integer) RETURNS TABLE(msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid, outcome text, retryable boolean, retry_after_ms bigint, at timestamp with time zone)
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $_$
+DECLARE
+    ids bigint[];
+    bodies text[];
+    uuids uuid[];
+    steps integer[];
+    tries integer[];
+    least_id uuid;
+    last_id uuid;
+BEGIN
+    SELECT array_agg(m.msg_id), array_agg(m.body),
+           array_agg(CASE WHEN p.ours THEN (p.b ->> 'task_uuid')::uuid END),
+           array_agg(CASE WHEN p.ours THEN (p.b ->> 'step')::integer END),
+           array_agg(CASE WHEN p.ours THEN (p.b ->> 'attempt')::integer END)
+    INTO ids, bodies, uuids, steps, tries
+    FROM pgmq_notify.pop_orchestration_step_results(qty, clock_timestamp()) m
+    CROSS JOIN LATERAL (SELECT m.body::jsonb AS b OFFSET 0) j
+    CROSS JOIN LATERAL (
+        SELECT j.b, coalesce(j.b ->> 'task_uuid' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                         AND j.b ->> 'step' ~ '^[0-9]{1,6}$' AND j.b ->> 'attempt' ~ '^[0-9]{1,9}$', false) AS ours
+        OFFSET 0
+    ) p;
+    IF ids IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT u.id INTO least_id FROM unnest(uuids) AS u (id) ORDER BY u.id LIMIT 1;
+    SELECT u.id INTO last_id FROM unnest(uuids) AS u (id) WHERE u.id IS NOT NULL ORDER BY u.id DESC LIMIT 1;
+    PERFORM 1 FROM tasker.tasks t WHERE t.task_uuid = ANY (uuids) AND t.task_uuid BETWEEN least_id AND last_id
+    ORDER BY t.task_uuid FOR NO KEY UPDATE;
+    RETURN QUERY
+        SELECT m.id, m.body, m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
+               clock_timestamp()
+        FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)
+        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task AND t.task_uuid BETWEEN least_id AND last_id
+        LEFT JOIN tasker.attempts a ON a.task_uuid = m.task AND a.step = m.step AND a.attempt = m.attempt
+                                   AND a.task_uuid BETWEEN least_id AND last_id
+        ORDER BY m.ord;
+END $_$;
+
+CREATE FUNCTION tasker.task_id_floor(at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+
+CREATE FUNCTION tasker.tickets(queues text[], msg_ids bigint[]) RETURNS TABLE(ord integer, claimed boolean, attempt integer)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $_$
+DECLARE
+    target text;
+BEGIN
+    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q LOOP
+        CONTINUE WHEN to_regclass(format('pgmq.%I', 'q_' || target)) IS NULL;
+        RETURN QUERY EXECUTE format(
+            'SELECT u.ord::integer, m.read_ct > 0 AND m.vt > clock_timestamp(),
+                    (m.message ->> ''base_attempt'')::integer + m.read_ct
+             FROM unnest($1, $2) WITH ORDINALITY AS u (queue, msg_id, ord)
+             JOIN pgmq.%I m ON m.msg_id = u.msg_id
+             WHERE u.queue = $3', 'q_' || target)
+        USING queues, msg_ids, target;
+    END LOOP;
+END $_$;
+
+CREATE TABLE tasker.attempts (
+    task_uuid uuid NOT NULL,
+    step integer NOT NULL,
+    attempt integer NOT NULL,
+    nonce uuid NOT NULL,
+    outcome text NOT NULL,
+    retryable boolean,
+    retry_after_ms bigint,
+    worker text NOT NULL,
+    claimed_at timestamp with time zone,
+    started_at timestamp with time zone,
+    ended_at timestamp with time zone NOT NULL,
+    result json,
+    error json,
+    metadata json,
+    CONSTRAINT attempts_attempt_check CHECK ((attempt > 0)),
+    CONSTRAINT attempts_check CHECK (((outcome = ANY (ARRAY['success'::text, 'by_hand'::text])) = (result IS NOT NULL))),
+    CONSTRAINT attempts_check1 CHECK (((outcome = 'failure'::text) = (error IS NOT NULL))),
+    CONSTRAINT attempts_check2 CHECK (((outcome = 'failure'::text) = (retryable IS NOT NULL))),
+    CONSTRAINT attempts_outcome_check CHECK ((outcome = ANY (ARRAY['success'::text, 'failure'::text, 'lost'::text, 'lease_lost'::text, 'by_hand'::text]))),
+    CONSTRAINT attempts_step_check CHECK ((step >= 0))
+)
+PARTITION BY RANGE (task_uuid);
+
+CREATE TABLE tasker.tasks (
+    task_uuid uuid NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    template_hash bytea NOT NULL,
+    priority smallint NOT NULL,
+    state text NOT NULL,
+    version bigint NOT NULL,
+    seq integer NOT NULL,
+    steps text NOT NULL,
+    sparse jsonb NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT tasks_check CHECK (((ended_at IS NOT NULL) = (state = ANY (ARRAY['complete'::text, 'error'::text, 'cancelled'::text, 'resolved_manually'::text])))),
+    CONSTRAINT tasks_check1 CHECK (((state <> 'complete'::text) OR (steps ~ '^[CR]+$'::text))),
+    CONSTRAINT tasks_priority_check CHECK (((priority >= '-100'::integer) AND (priority <= 100))),
+    CONSTRAINT tasks_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'steps_in_process'::text, 'waiting_for_dependencies'::text, 'waiting_for_retry'::text, 'blocked_by_failures'::text, 'complete'::text, 'error'::text, 'cancelled'::text, 'resolved_manually'::text]))),
+    CONSTRAINT tasks_steps_check CHECK ((steps <> ''::text))
+)
+PARTITION BY RANGE (task_uuid);
+
+CREATE TABLE tasker.templates (
+    hash bytea NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    version text NOT NULL,
+    content jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT templates_hash_check CHECK ((octet_length(hash) = 32))
+);
+
+CREATE VIEW tasker.steps AS
+ SELECT t.task_uuid,
+    t.namespace,
+    t.name AS task_name,
+    ((n.ord - 1))::integer AS step,
+    (n.step ->> 'name'::text) AS step_name,
+        CASE substr(t.steps, (n.ord)::integer, 1)
+            WHEN 'P'::text THEN 'pending'::text
+            WHEN 'Q'::text THEN 'enqueued'::text
+            WHEN 'W'::text THEN 'waiting_for_retry'::text
+            WHEN 'C'::text THEN 'complete'::text
+            WHEN 'E'::text THEN 'error'::text
+            WHEN 'X'::text THEN 'cancelled'::text
+            WHEN 'R'::text THEN 'resolved_manually'::text
+            ELSE NULL::text
+        END AS state,
+    COALESCE(((s.entry ->> 'a'::text))::integer,
+        CASE substr(t.steps, (n.ord)::integer, 1)
+            WHEN 'C'::text THEN 1
+            ELSE 0
+        END) AS attempts,
+    to_timestamp((((s.entry ->> 'r'::text))::double precision / ('1000000'::numeric)::double precision)) AS next_retry_at
+   FROM (((tasker.tasks t
+     JOIN tasker.templates c ON ((c.hash = t.template_hash)))
+     CROSS JOIN LATERAL jsonb_array_elements((c.content -> 'steps'::text)) WITH ORDINALITY n(step, ord))
+     CROSS JOIN LATERAL ( SELECT (t.sparse -> ((n.ord - 1))::text) AS entry) s);
+
+CREATE VIEW tasker.blocked AS
+ SELECT s.task_uuid,
+    s.namespace,
+    s.task_name,
+    s.step_name,
+    s.attempts,
+    a.outcome,
+    a.error,
+    a.ended_at
+   FROM ((tasker.tasks t
+     JOIN tasker.steps s USING (task_uuid))
+     LEFT JOIN tasker.attempts a ON (((a.task_uuid = s.task_uuid) AND (a.step = s.step) AND (a.attempt = s.attempts))))
+  WHERE ((t.ended_at IS NULL) AND (t.state = 'blocked_by_failures'::text) AND (s.state = 'error'::text));
+
+CREATE TABLE tasker.dead_letters (
+    entry_uuid uuid DEFAULT gen_random_uuid() NOT NULL,
+    task_uuid uuid,
+    step integer,
+    attempt integer,
+    reason text NOT NULL,
+    snapshot jsonb,
+    resolution_status text DEFAULT 'pending'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE tasker.discarded_results (
+    task_uuid uuid NOT NULL,
+    step integer NOT NULL,
+    attempt integer NOT NULL,
+    nonce uuid NOT NULL,
+    worker text NOT NULL,
+    outcome text NOT NULL,
+    result json,
+    error json,
+    reason text NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE TABLE tasker.due_times (
+    task_uuid uuid NOT NULL,
+    step integer NOT NULL,
+    nonce uuid NOT NULL,
+    due_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE tasker.history (
+    task_uuid uuid NOT NULL,
+    seq integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    cause text NOT NULL,
+    processor text NOT NULL,
+    from_state text NOT NULL,
+    to_state text NOT NULL,
+    changes text NOT NULL,
+    detail json
+)
+PARTITION BY RANGE (task_uuid);
+
+CREATE TABLE tasker.idempotency_keys (
+    namespace text NOT NULL,
+    key text NOT NULL,
+    body_hash bytea NOT NULL,
+    task_uuid uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE VIEW tasker.live_tasks AS
+ SELECT tasks.task_uuid,
+    tasks.namespace,
+    tasks.name,
+    tasks.state,
+    tasks.steps,
+    tasks.created_at,
+    tasks.updated_at
+   FROM tasker.tasks
+  WHERE (tasks.ended_at IS NULL);
+
+CREATE TABLE tasker.namespaces (
+    namespace text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT namespaces_namespace_check CHECK ((namespace ~ '^[a-z][a-z0-9_]{0,28}$'::text))
+);
+
+CREATE TABLE tasker.queues (
+    queue text NOT NULL,
+    namespace text NOT NULL,
+    pool text NOT NULL,
+    band smallint NOT NULL,
+    CONSTRAINT queues_band_check CHECK (((band >= '-1'::integer) AND (band <= 1)))
+);
+
+CREATE TABLE tasker.task_details (
+    task_uuid uuid NOT NULL,
+    context json NOT NULL,
+    correlation_id uuid NOT NULL,
+    parent_correlation_id uuid,
+    initiator text,
+    source_system text,
+    reason text,
+    tags text[] NOT NULL,
+    idempotency_key text,
+    requested_at timestamp with time zone NOT NULL,
+    options json
+)
+PARTITION BY RANGE (task_uuid);
+
+CREATE TABLE tasker.template_versions (
+    namespace text NOT NULL,
+    name text NOT NULL,
+    version text NOT NULL,
+    hash bytea NOT NULL,
+    registered_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY tasker.attempts
+    ADD CONSTRAINT attempts_pkey PRIMARY KEY (task_uuid, step, attempt);
+
+ALTER TABLE ONLY tasker.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (entry_uuid);
+
+ALTER TABLE ONLY tasker.dead_letters
+    ADD CONSTRAINT dead_letters_task_uuid_step_attempt_key UNIQUE (task_uuid, step, attempt);
+
+ALTER TABLE ONLY tasker.due_times
+    ADD CONSTRAINT due_times_pkey PRIMARY KEY (task_uuid, step);
+
+ALTER TABLE ONLY tasker.history
+    ADD CONSTRAINT history_pkey PRIMARY KEY (task_uuid, seq);
+
+ALTER TABLE ONLY tasker.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (namespace, key);
+
+ALTER TABLE ONLY tasker.namespaces
+    ADD CONSTRAINT namespaces_pkey PRIMARY KEY (namespace);
+
+ALTER TABLE ONLY tasker.queues
+    ADD CONSTRAINT queues_namespace_pool_band_key UNIQUE (namespace, pool, band);
+
+ALTER TABLE ONLY tasker.queues
+    ADD CONSTRAINT queues_pkey PRIMARY KEY (queue);
+
+ALTER TABLE ONLY tasker.task_details
+    ADD CONSTRAINT task_details_pkey PRIMARY KEY (task_uuid);
+
+ALTER TABLE ONLY tasker.tasks
+    ADD CONSTRAINT tasks_pkey PRIMARY KEY (task_uuid);
+
+ALTER TABLE ONLY tasker.template_versions
+    ADD CONSTRAINT template_versions_pkey PRIMARY KEY (namespace, name, version);
+
+ALTER TABLE ONLY tasker.templates
+    ADD CONSTRAINT templates_pkey PRIMARY KEY (hash);
+
+CREATE INDEX dead_letters_without_snapshot ON tasker.dead_letters USING btree (created_at) WHERE (snapshot IS NULL);
+
+CREATE INDEX discarded_results_by_task ON tasker.discarded_results USING btree (task_uuid);
+
+CREATE INDEX due_times_by_time ON tasker.due_times USING btree (due_at);
+
+CREATE INDEX task_details_by_correlation ON ONLY tasker.task_details USING btree (correlation_id) WHERE (correlation_id <> task_uuid);
+
+CREATE INDEX tasks_by_name ON ONLY tasker.tasks USING btree (namespace, name, task_uuid);
+
+CREATE INDEX tasks_live ON ONLY tasker.tasks USING btree (task_uuid) WHERE (ended_at IS NULL);
+
+ALTER TABLE ONLY tasker.queues
+    ADD CONSTRAINT queues_namespace_fkey FOREIGN KEY (namespace) REFERENCES tasker.namespaces(namespace);
+
+ALTER TABLE ONLY tasker.template_versions
+    ADD CONSTRAINT template_versions_hash_fkey FOREIGN KEY (hash) REFERENCES tasker.templates(hash);
+
+ALTER TABLE ONLY tasker.templates
+    ADD CONSTRAINT templates_namespace_fkey FOREIGN KEY (namespace) REFERENCES tasker.namespaces(namespace);
