@@ -80,7 +80,6 @@ async fn lives_without_a_cache_are_the_same() {
 }
 
 #[tokio::test]
-#[ignore = "Writes deletes due times before it inserts them, so a row that is written and withdrawn in one commit stays"]
 async fn a_wait_that_is_decided_on_and_cancelled_in_one_commit_leaves_no_due_time() {
     let mut lives = Lives::begin(200, usize::MAX).await;
     lives.claim(1, LEASE).await;

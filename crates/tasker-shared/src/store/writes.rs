@@ -116,7 +116,12 @@ impl Writes {
 
     /// Adds a due-time row to delete.
     pub fn unschedule(&mut self, task: TaskId, step: StepIndex) {
-        self.undue.push((task, step));
+        // A wait that began in this same commit was never written.
+        let began_here = self.due.iter().position(|row| row.task == task && row.step == step);
+        match began_here {
+            Some(position) => drop(self.due.swap_remove(position)),
+            None => self.undue.push((task, step)),
+        }
     }
 
     /// Adds a dead letter entry.
