@@ -18,26 +18,6 @@ pub async fn all(conn: &mut PgConnection) -> Result<Vec<QueueName>, StoreError> 
     Ok(names.iter().map(QueueName::new).collect::<Result<_, _>>()?)
 }
 
-/// The ticket queues of these namespaces and pools that exist, in the order in which a worker looks into
-/// them: the high band first.
-///
-/// # Errors
-/// Where the database is away.
-pub async fn of(
-    conn: &mut PgConnection,
-    namespaces: &[String],
-    pools: &[String],
-) -> Result<Vec<QueueName>, StoreError> {
-    let names = sqlx::query_scalar!(
-        "SELECT queue FROM tasker.queues WHERE namespace = ANY ($1) AND pool = ANY ($2) ORDER BY band DESC, queue",
-        namespaces,
-        pools
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(names.iter().map(QueueName::new).collect::<Result<_, _>>()?)
-}
-
 /// The queues that tickets of a template may go to: each of its pools in each band of priority, with the
 /// pool and the band.
 ///
@@ -76,20 +56,4 @@ pub async fn register(
         .await?;
     }
     Ok(())
-}
-
-/// The namespaces whose templates call one of these handlers.
-///
-/// # Errors
-/// Where the database is away.
-pub async fn namespaces_of(conn: &mut PgConnection, handlers: &[String]) -> Result<Vec<String>, StoreError> {
-    let namespaces = sqlx::query_scalar!(
-        "SELECT DISTINCT t.namespace FROM tasker.templates t
-         WHERE EXISTS (SELECT FROM jsonb_array_elements(t.content -> 'steps') s
-                       WHERE s -> 'handler' ->> 'callable' = ANY ($1))",
-        handlers
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(namespaces)
 }
