@@ -1,13 +1,10 @@
 //! Wake-ups: coalesced, not lost between two waits, back after a broken connection.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::time::Duration;
 
 use pgmq_notify::{Channel, Mode, Notifier, Wakeups, Woken};
 use sqlx::{PgPool, postgres::PgListener};
-use support::{on_empty_database, queue};
+use crate::support::{on_empty_database, queue};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

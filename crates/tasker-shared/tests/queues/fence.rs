@@ -1,7 +1,4 @@
 //! Claims, and what a stale one may not do.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::time::Duration;
 
@@ -10,7 +7,7 @@ use pgmq_notify::{
     release_fenced, reserve_ids, send,
 };
 use sqlx::{Connection, PgConnection};
-use support::{on_database, queue};
+use crate::support::{on_database, queue};
 use uuid::Uuid;
 
 const LEASE: Duration = Duration::from_secs(60);

@@ -1,7 +1,4 @@
 //! Sending, reading, popping and looking after queues.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,7 +7,7 @@ use pgmq_notify::{
     send,
 };
 use sqlx::{Connection, PgConnection};
-use support::{on_database, queue};
+use crate::support::{on_database, queue};
 
 const LEASE: Duration = Duration::from_secs(60);
 

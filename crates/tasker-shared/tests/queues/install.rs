@@ -1,13 +1,10 @@
 //! Installing into an empty database, a ready one, an old one, and by several at once.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod support;
 
 use std::time::Duration;
 
 use pgmq_notify::{Error, Installed, Outgoing, Pgmq, archive, create_queues, install, read, reserve_ids, send};
 use sqlx::postgres::PgPoolOptions;
-use support::{on_empty_database, queue};
+use crate::support::{on_empty_database, queue};
 
 #[tokio::test]
 async fn a_second_install_finds_all_in_place() {
