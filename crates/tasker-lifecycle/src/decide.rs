@@ -1,203 +1,35 @@
 //! The life of a task: which transitions and effects follow from an event.
 //!
+//! What a decision leads to is in `branches`, what batch workers are in `batches`.
+//!
 //! [`decide`] reads a [`Task`] and says what follows; [`evolve`] makes one transition. Both are total: an
 //! event that no longer applies gives an empty decision (duplicates are normal), one that never could is
 //! [`Refused`]. Dependency resolution happens here, by counting unsatisfied parents, never in SQL.
 
-use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
-use crate::ids::{Nonce, StepIndex, Timestamp};
+use crate::batches::{Batch, Expand};
+use crate::branches::{self, Fate};
+use crate::event::{DeadLetterReason, Decision, Effect, Event, Follows, Outcome, Refused, Transition};
+use crate::ids::{MAX_STEPS, Nonce, StepIndex, Timestamp};
 use crate::retry;
 use crate::state::{StepState, TaskState};
 use crate::task::{Holder, Live, Task};
+use crate::template::{FailureStrategy, StepKind};
 
 /// Waits up to this long are a ticket sent with a delay; longer ones go to the due-time table, so that the
 /// queues hold only what runs soon and a clock that jumped can be told from a long wait.
 pub const MAX_TICKET_DELAY_MS: u64 = 60_000;
 
-/// Something that happened to a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// The task was created.
-    Started,
-    /// An attempt's report was accepted.
-    Reported {
-        /// The step that was tried.
-        step: StepIndex,
-        /// Which try it was, from 1.
-        attempt: u32,
-        /// The random part of the claim token that the report carried.
-        nonce: Nonce,
-        /// What came of it.
-        outcome: Outcome,
-    },
-    /// The due-time row of a step came due.
-    Due {
-        /// The step that waited.
-        step: StepIndex,
-        /// The nonce in the due-time row.
-        nonce: Nonce,
-    },
-    /// Somebody cancelled the task.
-    Cancelled,
-    /// An operator grants a failed step a new budget of attempts.
-    StepReset {
-        /// The step to try again.
-        step: StepIndex,
-    },
-    /// An operator declares a failed step done, without a result.
-    StepResolved {
-        /// The step to step over.
-        step: StepIndex,
-    },
-    /// An operator supplies a step's result by hand; it is stored as the next attempt.
-    StepCompleted {
-        /// The step that is now complete.
-        step: StepIndex,
-    },
-}
-
-/// What came of an attempt, as far as the lifecycle cares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The handler returned a result.
-    Success,
-    /// The handler failed, or nothing usable came back.
-    Failure {
-        /// Whether trying again may help.
-        retryable: bool,
-        /// When the handler asked to be tried again.
-        retry_after_ms: Option<u64>,
-    },
-    /// The claimer found the attempts used up by lost leases and did not run the handler.
-    LeaseLost,
-}
-
-/// One state change of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transition {
-    /// The step that moved.
-    pub step: StepIndex,
-    /// Its state before.
-    pub from: StepState,
-    /// Its state after.
-    pub to: StepState,
-    /// Attempts decided on, after this transition.
-    pub attempts: u32,
-    /// The last attempt that it may have, where that is not its template's.
-    pub limit: Option<u32>,
-    /// When the next attempt may start.
-    pub retry_at: Option<Timestamp>,
-}
-
-/// What must be written or sent because of a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
-    /// Send the step's ticket.
-    Enqueue {
-        /// The step.
-        step: StepIndex,
-        /// Attempts before this ticket.
-        base_attempt: u32,
-        /// How long the ticket stays hidden, in milliseconds.
-        delay_ms: u64,
-    },
-    /// Put the step into the due-time table.
-    Schedule {
-        /// The step.
-        step: StepIndex,
-        /// Attempts before the ticket that will be sent.
-        base_attempt: u32,
-        /// When to send it.
-        due: Timestamp,
-    },
-    /// Delete the ticket or due-time row that held the step.
-    Withdraw {
-        /// The step.
-        step: StepIndex,
-        /// What held it.
-        holder: Holder,
-    },
-    /// File the failed step with all its attempts.
-    DeadLetter {
-        /// The step.
-        step: StepIndex,
-        /// Why it is not tried again.
-        reason: DeadLetterReason,
-    },
-    /// The task reached a terminal state, or is blocked.
-    TaskEnded(TaskState),
-}
-
-/// Why a step is not tried again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeadLetterReason {
-    /// All attempts were used.
-    AttemptsExhausted,
-    /// The failure was permanent.
-    PermanentFailure,
-    /// The attempts were used up by claims whose worker died.
-    LeaseLost,
-}
-
-/// What an event was, for the history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// Creation.
-    Started,
-    /// A worker's report.
-    Reported,
-    /// A timer.
-    Due,
-    /// A cancel.
-    Cancelled,
-    /// `reset_for_retry`.
-    StepReset,
-    /// `resolve_manually`.
-    StepResolved,
-    /// `complete_manually`.
-    StepCompleted,
-}
-
-/// The transitions and effects that follow from one event; empty where it no longer applies.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Decision {
-    /// Step transitions, in the order in which they are to be made.
-    pub transitions: Vec<Transition>,
-    /// What must be written or sent in the same transaction.
-    pub effects: Vec<Effect>,
-    /// The task's state before and after, where it changed.
-    pub task: Option<(TaskState, TaskState)>,
-}
-
-/// An event that never could apply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The task has no such step.
-    #[error("the task has no step {0}")]
-    UnknownStep(StepIndex),
-    /// Attempts count from 1.
-    #[error("attempts count from 1")]
-    AttemptZero,
-    /// A step that is not failed (or, for a completion by hand, not open) can't be repaired.
-    #[error("step {0} is {1}: this action does not apply to it")]
-    NotRepairable(StepIndex, StepState),
-    /// A complete or resolved task can't be cancelled.
-    #[error("the task is already {0}")]
-    AlreadyEnded(TaskState),
-}
-
 /// Says what follows from `event` at the moment `now` (database clock).
 ///
 /// # Errors
 /// [`Refused`] for an event that never could apply.
-pub fn decide(task: &Task, event: Event, now: Timestamp) -> Result<Decision, Refused> {
+pub fn decide(task: &Task, event: &Event, now: Timestamp) -> Result<Decision, Refused> {
     let mut next = Next { task, now, decision: Decision::default(), cancelled: false };
-    match event {
+    match *event {
         Event::Started => next.started(),
-        Event::Reported { step, attempt, nonce, outcome } => {
+        Event::Reported { step, attempt, nonce, ref outcome } => {
             next.state_of(step)?;
             if attempt == 0 {
                 return Err(Refused::AttemptZero);
@@ -210,17 +42,17 @@ pub fn decide(task: &Task, event: Event, now: Timestamp) -> Result<Decision, Ref
         }
         Event::Cancelled => next.cancelled()?,
         Event::StepReset { step } => match next.state_of(step)? {
-            StepState::Error => next.reset(step),
+            StepState::Error if !next.is_told(step) => next.reset(step),
             state => return Err(Refused::NotRepairable(step, state)),
         },
         Event::StepResolved { step } => match next.state_of(step)? {
-            StepState::Error => next.close_by_hand(step, StepState::ResolvedManually),
+            StepState::Error => next.close_by_hand(step, StepState::ResolvedManually, &Follows::Nothing)?,
             state => return Err(Refused::NotRepairable(step, state)),
         },
-        Event::StepCompleted { step } => match next.state_of(step)? {
+        Event::StepCompleted { step, ref follows } => match next.state_of(step)? {
             // Before the start a completion would make the task look started, and its roots would never run.
             StepState::Error | StepState::Pending | StepState::WaitingForRetry if task.is_started() => {
-                next.close_by_hand(step, StepState::Complete);
+                next.close_by_hand(step, StepState::Complete, follows)?;
             }
             state => return Err(Refused::NotRepairable(step, state)),
         },
@@ -241,6 +73,9 @@ impl Decision {
         if self.is_empty() {
             return;
         }
+        if let Some(expand) = self.expand {
+            task.expand(expand);
+        }
         for transition in &self.transitions {
             evolve(task, transition);
         }
@@ -257,33 +92,6 @@ impl Decision {
     }
 }
 
-impl Event {
-    /// What the history calls this event.
-    #[must_use]
-    pub const fn cause(&self) -> Cause {
-        match self {
-            Self::Started => Cause::Started,
-            Self::Reported { .. } => Cause::Reported,
-            Self::Due { .. } => Cause::Due,
-            Self::Cancelled => Cause::Cancelled,
-            Self::StepReset { .. } => Cause::StepReset,
-            Self::StepResolved { .. } => Cause::StepResolved,
-            Self::StepCompleted { .. } => Cause::StepCompleted,
-        }
-    }
-}
-
-/// The states that a task passes through inside one commit, between the states at rest.
-#[must_use]
-pub const fn passing_states(cause: Cause) -> &'static [TaskState] {
-    match cause {
-        Cause::Started => &[TaskState::Initializing, TaskState::EnqueuingSteps],
-        Cause::Reported | Cause::StepCompleted | Cause::StepResolved => &[TaskState::EvaluatingResults],
-        Cause::Due | Cause::StepReset => &[TaskState::EnqueuingSteps],
-        Cause::Cancelled => &[],
-    }
-}
-
 /// A decision in the making.
 struct Next<'a> {
     task: &'a Task,
@@ -294,7 +102,7 @@ struct Next<'a> {
 
 impl Next<'_> {
     fn state_of(&self, step: StepIndex) -> Result<StepState, Refused> {
-        self.task.step(step).ok_or(Refused::UnknownStep(step))
+        self.task.step(step).filter(|state| state.exists()).ok_or(Refused::UnknownStep(step))
     }
 
     /// Roots are enqueued; a second start changes nothing.
@@ -303,32 +111,33 @@ impl Next<'_> {
             return;
         }
         for root in self.task.template().dag.roots() {
-            self.enqueue(root, 0, None, 0);
+            self.enqueue(root, 0);
         }
     }
 
     /// Only the holder of the step's present ticket is heard.
-    fn reported(&mut self, step: StepIndex, attempt: u32, nonce: Nonce, outcome: Outcome) {
+    fn reported(&mut self, step: StepIndex, attempt: u32, nonce: Nonce, outcome: &Outcome) {
         let live = self.task.live(step);
         let Holder::Ticket(ticket) = live.holder else { return };
         if ticket.nonce != nonce || attempt <= live.attempts {
             return;
         }
         match outcome {
-            Outcome::Success => {
-                self.transition(step, StepState::Complete, attempt, None, None);
-                self.enqueue_children(step);
+            Outcome::Success(follows) => {
+                if self.complete(step, StepState::Complete, attempt, follows).is_err() {
+                    self.fail(step, attempt, DeadLetterReason::BadOutcome);
+                }
             }
             Outcome::LeaseLost => self.fail(step, attempt, DeadLetterReason::LeaseLost),
             Outcome::Failure { retryable, retry_after_ms } => {
-                let policy = &self.task.template().steps[step.at()].retry;
-                if !(retryable && policy.retryable) {
+                let policy = &self.task.template().step(self.task.pattern(step)).retry;
+                if !(*retryable && policy.retryable) {
                     self.fail(step, attempt, DeadLetterReason::PermanentFailure);
                 } else if attempt >= self.task.limit(step) {
                     self.fail(step, attempt, DeadLetterReason::AttemptsExhausted);
                 } else {
                     let id = self.task.id().step(step);
-                    self.retry(step, attempt, retry::delay_ms(policy, id, attempt, retry_after_ms));
+                    self.retry(step, attempt, retry::delay_ms(policy, id, attempt, *retry_after_ms));
                 }
             }
         }
@@ -341,7 +150,7 @@ impl Next<'_> {
             return;
         }
         self.decision.effects.push(Effect::Withdraw { step, holder: live.holder });
-        self.enqueue(step, live.attempts, live.limit, 0);
+        self.enqueue(step, live.attempts);
     }
 
     /// Everything that has not ended is cancelled and what held it is withdrawn.
@@ -352,21 +161,26 @@ impl Next<'_> {
             _ => self.cancelled = true,
         }
         for at in 0..self.task.steps().len() {
-            let step = StepIndex::from(at);
-            let state = self.task.steps()[at];
-            let live = self.task.live(step);
-            match state {
-                StepState::Enqueued | StepState::InProgress | StepState::WaitingForRetry => {
-                    self.decision.effects.push(Effect::Withdraw { step, holder: live.holder });
-                    self.transition(step, StepState::Cancelled, live.attempts, live.limit, None);
-                }
-                StepState::Pending => {
-                    self.transition(step, StepState::Cancelled, live.attempts, live.limit, None);
-                }
-                StepState::Complete | StepState::Error | StepState::Cancelled | StepState::ResolvedManually => {}
-            }
+            self.cancel_step(StepIndex::from(at));
         }
         Ok(())
+    }
+
+    fn cancel_step(&mut self, step: StepIndex) {
+        let live = self.task.live(step);
+        match self.state(step) {
+            StepState::Enqueued | StepState::InProgress | StepState::WaitingForRetry => {
+                self.decision.effects.push(Effect::Withdraw { step, holder: live.holder });
+                self.transition(step, StepState::Cancelled, live.attempts, live.limit, None);
+            }
+            StepState::Pending => self.transition(step, StepState::Cancelled, live.attempts, live.limit, None),
+            StepState::Complete
+            | StepState::Error
+            | StepState::Cancelled
+            | StepState::ResolvedManually
+            | StepState::NotCreated
+            | StepState::Skipped => {}
+        }
     }
 
     /// A new budget: as many attempts again as the template gives. In a cancelled task nothing moves.
@@ -375,36 +189,259 @@ impl Next<'_> {
             return;
         }
         let attempts = self.task.attempts(step);
-        let budget = self.task.template().steps[step.at()].retry.max_attempts.max(1);
-        self.enqueue(step, attempts, Some(attempts.saturating_add(budget)), 0);
+        let budget = self.task.template().step(self.task.pattern(step)).retry.max_attempts.max(1);
+        let limit = Some(attempts.saturating_add(budget));
+        match self.task.batch_of(step) {
+            // Its turn may have to come again.
+            Some(batch) if !self.has_room(&batch) => self.transition(step, StepState::Pending, attempts, limit, None),
+            _ => self.enqueue_within(step, attempts, limit),
+        }
+        self.revive_siblings(step, 1);
+    }
+
+    /// Whether a batch worker's failure was passed on: its convergence runs or ran without it.
+    fn is_told(&self, step: StepIndex) -> bool {
+        let began = |child: &StepIndex| self.state(*child).exists() && self.state(*child) != StepState::Pending;
+        self.task.tolerates(step) && self.task.children(step).iter().any(began)
     }
 
     /// A step closed by an operator frees its children like any other.
-    fn close_by_hand(&mut self, step: StepIndex, to: StepState) {
+    fn close_by_hand(&mut self, step: StepIndex, to: StepState, follows: &Follows) -> Result<(), Refused> {
         if self.task.state().is_terminal() {
-            return;
+            return Ok(());
         }
         let live = self.task.live(step);
         if live.holder != Holder::None {
             self.decision.effects.push(Effect::Withdraw { step, holder: live.holder });
         }
         let by_hand = u32::from(to == StepState::Complete);
-        self.transition(step, to, self.task.attempts(step) + by_hand, None, None);
-        self.enqueue_children(step);
+        let attempt = self.task.attempts(step) + by_hand;
+        self.complete(step, to, attempt, follows).map_err(|branches::BadBranch| Refused::BadOutcome(step))?;
+        self.revive_siblings(step, 0);
+        Ok(())
     }
 
-    fn enqueue_children(&mut self, step: StepIndex) {
-        for child in self.task.template().dag.children(step) {
-            let ready = self.task.waiting_parents(*child) == 1;
-            if ready && self.task.steps()[child.at()] == StepState::Pending {
-                self.enqueue(*child, 0, None, 0);
+    /// A step is done: what follows from its kind and result happens, and its children are freed.
+    fn complete(
+        &mut self,
+        step: StepIndex,
+        to: StepState,
+        attempt: u32,
+        follows: &Follows,
+    ) -> Result<(), branches::BadBranch> {
+        let kind = self.task.template().step(self.task.pattern(step)).kind;
+        match (kind, follows, to) {
+            (StepKind::Decision, Follows::Branches(chosen), _) => self.branch(step, to, attempt, chosen),
+            // Who resolves a decision takes no branch; who resolves a split has nothing to split.
+            (StepKind::Decision, _, StepState::ResolvedManually) => self.branch(step, to, attempt, &[]),
+            (StepKind::Batchable, Follows::Batches { worker, count }, _) => {
+                self.split(step, to, attempt, Some((*worker, *count)))
+            }
+            (StepKind::Batchable, _, StepState::ResolvedManually) => self.split(step, to, attempt, None),
+            (StepKind::Decision | StepKind::Batchable, _, _) => Err(branches::BadBranch),
+            (StepKind::Standard | StepKind::DeferredConvergence | StepKind::BatchWorker, _, _) => {
+                self.transition(step, to, attempt, None, None);
+                self.enqueue_children(step);
+                self.next_in_turn(step);
+                Ok(())
             }
         }
     }
 
-    fn enqueue(&mut self, step: StepIndex, base_attempt: u32, limit: Option<u32>, delay_ms: u64) {
+    /// What the decision chose is created, with what follows from it.
+    fn branch(
+        &mut self,
+        step: StepIndex,
+        to: StepState,
+        attempt: u32,
+        chosen: &[StepIndex],
+    ) -> Result<(), branches::BadBranch> {
+        let fates = branches::follow(self.task, step, chosen)?;
+        self.transition(step, to, attempt, None, None);
+        for (skipped, _) in fates.iter().filter(|(_, fate)| *fate == Fate::Skipped) {
+            self.transition(*skipped, StepState::Skipped, 0, None, None);
+        }
+        let created: Vec<StepIndex> =
+            fates.iter().filter(|(_, fate)| *fate == Fate::Created).map(|(step, _)| *step).collect();
+        let overlay = self.overlay();
+        for step in created {
+            if self.is_ready(step, &overlay) {
+                self.enqueue(step, 0);
+            } else {
+                self.transition(step, StepState::Pending, 0, None, None);
+            }
+        }
+        // What was there before may have waited for this decision, or for a step that will never be.
+        for at in 0..self.task.template().steps.len() {
+            let step = StepIndex::from(at);
+            if self.task.steps()[at] == StepState::Pending
+                && self.task.waiting_parents(step) > 0
+                && self.is_ready(step, &overlay)
+            {
+                self.enqueue(step, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// A batchable step is split: its batch workers take the place of their pattern. The first of them are enqueued.
+    fn split(
+        &mut self,
+        step: StepIndex,
+        to: StepState,
+        attempt: u32,
+        batches: Option<(StepIndex, u32)>,
+    ) -> Result<(), branches::BadBranch> {
+        let template = self.task.template();
+        if let Some((worker, count)) = batches {
+            let room = MAX_STEPS.saturating_sub(self.task.steps().len());
+            if !template.is_worker_of(worker, step) || count == 0 || count as usize > room {
+                return Err(branches::BadBranch);
+            }
+            self.decision.expand = Some(Expand { batchable: step, worker, count });
+        }
+        self.transition(step, to, attempt, None, None);
+        for pattern in template.dag.children(step).iter().filter(|child| template.is_worker_of(**child, step)) {
+            self.transition(*pattern, StepState::Skipped, 0, None, None);
+        }
+        let overlay = self.overlay();
+        if let Some((worker, count)) = batches {
+            let first = StepIndex::from(self.task.steps().len());
+            let at_once = if self.is_ready(worker, &overlay) { self.task.parallelism(step) } else { 0 };
+            for position in 0..count {
+                let batch = StepIndex(first.0 + position);
+                if position < at_once {
+                    self.enqueue(batch, 0);
+                } else {
+                    self.transition(batch, StepState::Pending, 0, None, None);
+                }
+            }
+        }
+        let made = batches.map(|(worker, _)| worker);
+        for at in 0..template.steps.len() {
+            let waiting = StepIndex::from(at);
+            let waits_for_batches = made.is_some_and(|worker| template.dag.parents(waiting).contains(&worker));
+            if self.task.steps()[at] == StepState::Pending
+                && self.task.waiting_parents(waiting) > 0
+                && !waits_for_batches
+                && self.is_ready(waiting, &overlay)
+            {
+                self.enqueue(waiting, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// The states that the transitions so far lead to.
+    fn overlay(&self) -> HashMap<StepIndex, StepState> {
+        self.decision.transitions.iter().map(|t| (t.step, t.to)).collect()
+    }
+
+    /// Whether nothing that a step waits for is open once the overlay holds.
+    fn is_ready(&self, step: StepIndex, overlay: &HashMap<StepIndex, StepState>) -> bool {
+        let settled = |parent: &StepIndex| {
+            let state = overlay.get(parent).copied().unwrap_or_else(|| self.state(*parent));
+            self.task.settles(*parent, state, step)
+        };
+        self.task.parents(step).iter().all(settled)
+    }
+
+    fn enqueue_children(&mut self, step: StepIndex) {
+        if self.task.expansions().is_empty() {
+            for child in self.task.template().dag.children(step) {
+                self.enqueue_if_last(*child);
+            }
+            return;
+        }
+        let state = self.state(step);
+        for child in self.task.children(step) {
+            // A failure that is tolerated had freed it before.
+            if self.task.settles(step, state, child) {
+                continue;
+            }
+            match self.task.batch_of(child) {
+                None => self.enqueue_if_last(child),
+                Some(batch) if self.task.waiting_parents(child) == 1 && self.has_room(&batch) => {
+                    self.enqueue_if_last(child);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn enqueue_if_last(&mut self, child: StepIndex) {
+        if self.task.waiting_parents(child) == 1 && self.state(child) == StepState::Pending {
+            self.enqueue(child, self.task.attempts(child));
+        }
+    }
+
+    /// The place of a batch worker that is no longer live goes to the next of its batch.
+    fn next_in_turn(&mut self, step: StepIndex) {
+        let Some(batch) = self.task.batch_of(step) else { return };
+        if self.state(step).is_live() && self.has_room(&batch) {
+            self.enqueue_next(&batch);
+        }
+    }
+
+    fn enqueue_next(&mut self, batch: &Batch) {
+        let mut from = 0;
+        while let Some(next) = self.task.next_pending(&batch.expansion, from) {
+            from = next.0 - batch.expansion.first.0 + 1;
+            let moved = self.decision.transitions.iter().any(|t| t.step == next);
+            if !moved && self.task.waiting_parents(next) == 0 {
+                let live = self.task.live(next);
+                return self.enqueue_within(next, live.attempts, live.limit);
+            }
+        }
+    }
+
+    /// Whether another batch worker may be live, as far as this decision has gone.
+    fn has_room(&self, batch: &Batch) -> bool {
+        let of_batch = |step: StepIndex| {
+            self.task.batch_of(step).is_some_and(|other| other.expansion.first == batch.expansion.first)
+        };
+        let (mut live, moves) = (batch.expansion.live, &self.decision.transitions);
+        for moved in moves.iter().filter(|moved| of_batch(moved.step)) {
+            live = live + u32::from(moved.to.is_live()) - u32::from(moved.from.is_live());
+        }
+        live < self.task.parallelism(batch.expansion.batchable)
+    }
+
+    /// The first failure of a batch that fails as a whole ends the others.
+    fn cancel_siblings(&mut self, step: StepIndex, batch: &Batch) {
+        for sibling in batch.expansion.steps().filter(|sibling| *sibling != step) {
+            self.cancel_step(sibling);
+        }
+    }
+
+    /// Where the failed worker of such a batch is repaired, the others are taken up again.
+    fn revive_siblings(&mut self, step: StepIndex, held: u32) {
+        if self.task.failure_strategy(step) != Some(FailureStrategy::FailFast) {
+            return;
+        }
+        let Some(batch) = self.task.batch_of(step) else { return };
+        let mut room = self.task.parallelism(batch.expansion.batchable).saturating_sub(batch.expansion.live + held);
+        for sibling in batch.expansion.steps() {
+            if self.state(sibling) != StepState::Cancelled {
+                continue;
+            }
+            let live = self.task.live(sibling);
+            if room > 0 && self.task.waiting_parents(sibling) == 0 {
+                room -= 1;
+                self.enqueue_within(sibling, live.attempts, live.limit);
+            } else {
+                self.transition(sibling, StepState::Pending, live.attempts, live.limit, None);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, step: StepIndex, base_attempt: u32) {
+        self.enqueue_within(step, base_attempt, self.task.live(step).limit);
+    }
+
+    fn enqueue_within(&mut self, step: StepIndex, base_attempt: u32, limit: Option<u32>) {
         self.transition(step, StepState::Enqueued, base_attempt, limit, None);
-        self.decision.effects.push(Effect::Enqueue { step, base_attempt, delay_ms });
+        self.decision.effects.push(Effect::Enqueue { step, base_attempt, delay_ms: 0 });
     }
 
     fn retry(&mut self, step: StepIndex, attempt: u32, delay_ms: u64) {
@@ -422,6 +459,19 @@ impl Next<'_> {
         let limit = self.task.live(step).limit;
         self.transition(step, StepState::Error, attempt, limit, None);
         self.decision.effects.push(Effect::DeadLetter { step, reason });
+        match (self.task.batch_of(step), self.task.failure_strategy(step)) {
+            (Some(batch), Some(FailureStrategy::FailFast)) => self.cancel_siblings(step, &batch),
+            (Some(_), _) => {
+                self.enqueue_children(step);
+                self.next_in_turn(step);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// The state of a step before this decision; not created, where only this decision makes it.
+    fn state(&self, step: StepIndex) -> StepState {
+        self.task.step(step).unwrap_or(StepState::NotCreated)
     }
 
     fn transition(
@@ -432,7 +482,7 @@ impl Next<'_> {
         limit: Option<u32>,
         retry_at: Option<Timestamp>,
     ) {
-        let from = self.task.steps()[step.at()];
+        let from = self.state(step);
         self.decision.transitions.push(Transition { step, from, to, attempts, limit, retry_at });
     }
 
@@ -442,8 +492,9 @@ impl Next<'_> {
             return self.decision;
         }
         let from = self.task.state();
-        let moves = self.decision.transitions.iter().map(|t| (t.from, t.to));
-        let to = if self.cancelled { TaskState::Cancelled } else { self.task.state_after(moves) };
+        let made = self.decision.expand.map_or(0, |expand| expand.count);
+        let moved = || self.task.state_after(made, &self.decision.transitions);
+        let to = if self.cancelled { TaskState::Cancelled } else { moved() };
         if from != to {
             self.decision.task = Some((from, to));
             if to.is_terminal() || to == TaskState::BlockedByFailures {

@@ -3,17 +3,21 @@
 //! Plain values in, plain values out. There is deliberately no IO here, no clock, no randomness and no
 //! logging: time is an argument, jitter is seeded, and what happened is told by the returned values.
 
+mod batches;
+mod branches;
 pub mod dag;
 mod decide;
+mod event;
 pub mod ids;
 pub mod retry;
 mod state;
 mod task;
 pub mod template;
 
-pub use decide::{
-    Cause, DeadLetterReason, Decision, Effect, Event, MAX_TICKET_DELAY_MS, Outcome, Refused, Transition, decide,
-    evolve, passing_states,
+pub use batches::{Batch, Expand, Expansion};
+pub use decide::{MAX_TICKET_DELAY_MS, decide, evolve};
+pub use event::{
+    Cause, DeadLetterReason, Decision, Effect, Event, Follows, Outcome, Refused, Transition, passing_states,
 };
 pub use ids::{Nonce, StepId, StepIndex, TaskId, Timestamp};
 pub use state::{StepState, TaskState, UnknownState};

@@ -1,4 +1,5 @@
-//! The twelve states of a task and the eight states of a step.
+//! The twelve states of a task and the eight states of a step. Two letters more stand for steps of the template that are
+//! not steps of the task: those that a decision may still create, and those that none will.
 
 use std::fmt;
 use std::str::FromStr;
@@ -107,6 +108,10 @@ states! {
         Cancelled = 'X' "cancelled",
         /// Declared done by an operator.
         ResolvedManually = 'R' "resolved_manually",
+        /// No step of the task yet: a decision may create it.
+        NotCreated = '-' "not_created",
+        /// No step of the task: every decision that could have created it went another way, or batches took its place.
+        Skipped = '.' "skipped",
     }
 }
 
@@ -123,6 +128,12 @@ impl StepState {
     #[must_use]
     pub const fn satisfies(self) -> bool {
         matches!(self, Self::Complete | Self::ResolvedManually)
+    }
+
+    /// Whether this is a state of a step; the two others say that the task has no such step.
+    #[must_use]
+    pub const fn exists(self) -> bool {
+        !matches!(self, Self::NotCreated | Self::Skipped)
     }
 
     /// Whether the step is held by a ticket, a due-time row or an undecided attempt.

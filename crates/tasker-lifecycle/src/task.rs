@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::batches::Expansion;
+use crate::event::Transition;
 use crate::ids::{Nonce, StepIndex, TaskId, Timestamp};
 use crate::state::{StepState, TaskState};
 use crate::template::Template;
@@ -14,11 +16,15 @@ use crate::template::Template;
 pub struct Task {
     id: TaskId,
     template: Arc<Template>,
-    steps: Vec<StepState>,
+    pub(crate) steps: Vec<StepState>,
     /// Per step: how many of its parents do not satisfy it yet.
-    waiting: Vec<u32>,
+    pub(crate) waiting: Vec<u32>,
     live: BTreeMap<StepIndex, Live>,
-    counts: [u32; 8],
+    pub(crate) counts: [u32; 10],
+    /// How many of the failed steps are batch workers that may fail alone.
+    pub(crate) tolerated: u32,
+    /// The batch workers behind the steps of the template.
+    pub(crate) expansions: Vec<Expansion>,
     cancelled: bool,
     started: bool,
 }
@@ -114,6 +120,8 @@ pub struct StoredTask {
     pub steps: String,
     /// JSON object: step position → [`Live`].
     pub sparse: String,
+    /// The batches that were made; none where there are none.
+    pub expansions: Option<String>,
 }
 
 /// Stored columns that contradict each other or the template.
@@ -130,8 +138,8 @@ impl Task {
     /// A task of `template` in which nothing has happened yet.
     #[must_use]
     pub fn new(id: TaskId, template: Arc<Template>) -> Self {
-        let steps = vec![StepState::Pending; template.steps.len()];
-        let mut task = Self::with_steps(id, template, steps);
+        let steps = template.initial.clone();
+        let mut task = Self::with_steps(id, template, steps, Vec::new());
         task.started = false;
         task
     }
@@ -144,10 +152,17 @@ impl Task {
         let corrupt = |what: String| CorruptTask { id, what };
         let steps = stored.steps.chars().map(StepState::from_letter).collect::<Result<Vec<_>, _>>();
         let steps = steps.map_err(|e| corrupt(e.to_string()))?;
-        if steps.len() != template.steps.len() {
-            return Err(corrupt(format!("{} letters for {} steps", steps.len(), template.steps.len())));
+        let expansions = Expansion::from_stored(template.steps.len(), stored.expansions.as_deref());
+        let expansions = expansions.map_err(|e| corrupt(format!("expansions column: {e}")))?;
+        let made: usize = expansions.iter().map(|expansion| expansion.count as usize).sum();
+        if steps.len() != template.steps.len() + made {
+            return Err(corrupt(format!("{} letters for {} steps", steps.len(), template.steps.len() + made)));
         }
-        let mut task = Self::with_steps(id, template, steps);
+        let patterns = expansions.iter().flat_map(|e| [e.batchable, e.worker]);
+        if patterns.into_iter().any(|step| step.at() >= template.steps.len()) {
+            return Err(corrupt("batches of a step that the template does not have".to_owned()));
+        }
+        let mut task = Self::with_steps(id, template, steps, expansions);
         let live: BTreeMap<StepIndex, Live> =
             serde_json::from_str(&stored.sparse).map_err(|e| corrupt(format!("sparse column: {e}")))?;
         task.live = live;
@@ -160,21 +175,31 @@ impl Task {
         Ok(task)
     }
 
-    fn with_steps(id: TaskId, template: Arc<Template>, steps: Vec<StepState>) -> Self {
-        let dag = &template.dag;
-        let mut counts = [0; 8];
+    fn with_steps(id: TaskId, template: Arc<Template>, steps: Vec<StepState>, expansions: Vec<Expansion>) -> Self {
+        let mut counts = [0; 10];
         for step in &steps {
             counts[*step as usize] += 1;
         }
-        let waiting = (0..steps.len())
-            .map(|at| {
-                let parents = dag.parents(StepIndex::from(at)).iter();
-                let unsatisfied = parents.filter(|parent| !steps[parent.at()].satisfies()).count();
-                u32::try_from(unsatisfied).expect("fewer parents than steps")
-            })
-            .collect();
-        let live = BTreeMap::new();
-        Self { id, template, steps, waiting, live, counts, cancelled: false, started: true }
+        let (waiting, live) = (Vec::new(), BTreeMap::new());
+        let (cancelled, started) = (false, true);
+        let mut task =
+            Self { id, template, steps, waiting, live, counts, tolerated: 0, expansions, cancelled, started };
+        for at in task.template.steps.len()..task.steps.len() {
+            task.count_batch(StepIndex::from(at), StepState::NotCreated, task.steps[at]);
+        }
+        task.waiting = (0..task.steps.len()).map(|at| task.unsettled_parents(StepIndex::from(at))).collect();
+        task
+    }
+
+    /// Counts the parents that do not satisfy a step.
+    fn unsettled_parents(&self, step: StepIndex) -> u32 {
+        let unsettled = |parent: &StepIndex| !self.settles(*parent, self.steps[parent.at()], step);
+        let count = if self.expansions.is_empty() {
+            self.template.dag.parents(step).iter().filter(|parent| unsettled(parent)).count()
+        } else {
+            self.parents(step).iter().filter(|parent| unsettled(parent)).count()
+        };
+        u32::try_from(count).expect("fewer parents than steps")
     }
 
     /// What must hold between the columns; the error says what does not.
@@ -186,15 +211,11 @@ impl Task {
                 return Err(format!("step {index} is {state}, held: {held}"));
             }
         }
-        let all = |states: &[StepState]| {
-            let there: u32 = states.iter().map(|state| self.count(*state)).sum();
-            there as usize == self.steps.len()
-        };
-        if !self.started && !all(&[StepState::Pending]) {
+        if !self.started && self.steps != self.template.initial {
             return Err("a step moved before the task started".to_owned());
         }
-        let ended = [StepState::Complete, StepState::Error, StepState::Cancelled, StepState::ResolvedManually];
-        if self.cancelled && !all(&ended) {
+        let can_move = |state: &StepState| state.is_live() || *state == StepState::Pending;
+        if self.cancelled && self.steps.iter().any(can_move) {
             return Err("a step of the cancelled task can still move".to_owned());
         }
         match self.live.keys().next_back() {
@@ -210,6 +231,7 @@ impl Task {
             state: self.state(),
             steps: self.steps.iter().map(|step| step.letter()).collect(),
             sparse: serde_json::to_string(&self.live).expect("numbers and uuids always encode"),
+            expansions: Expansion::to_stored(&self.expansions),
         }
     }
 
@@ -260,7 +282,7 @@ impl Task {
     /// The last attempt that the step may have.
     #[must_use]
     pub fn limit(&self, index: StepIndex) -> u32 {
-        self.live(index).limit.unwrap_or_else(|| self.template.steps[index.at()].retry.max_attempts.max(1))
+        self.live(index).limit.unwrap_or_else(|| self.template.step(self.pattern(index)).retry.max_attempts.max(1))
     }
 
     /// How many parents of a step do not satisfy it yet.
@@ -284,17 +306,21 @@ impl Task {
     /// The task's state, computed from its steps: the first rule that fits.
     #[must_use]
     pub fn state(&self) -> TaskState {
-        state_from(self.started, self.cancelled, &self.counts)
+        state_from(self.started, self.cancelled, &self.counts, self.tolerated)
     }
 
-    /// The state that the task would have after steps moved as `moves` says.
-    pub(crate) fn state_after(&self, moves: impl Iterator<Item = (StepState, StepState)>) -> TaskState {
-        let mut counts = self.counts;
-        for (from, to) in moves {
-            counts[from as usize] -= 1;
-            counts[to as usize] += 1;
+    /// The state that the task would have after these moves, and after `made` steps came to it.
+    pub(crate) fn state_after(&self, made: u32, moves: &[Transition]) -> TaskState {
+        let (mut counts, mut tolerated) = (self.counts, self.tolerated);
+        counts[StepState::NotCreated as usize] += made;
+        for Transition { step, from, to, .. } in moves {
+            counts[*from as usize] -= 1;
+            counts[*to as usize] += 1;
+            if (*from == StepState::Error || *to == StepState::Error) && self.tolerates(*step) {
+                tolerated = tolerated + u32::from(*to == StepState::Error) - u32::from(*from == StepState::Error);
+            }
         }
-        state_from(true, self.cancelled, &counts)
+        state_from(true, self.cancelled, &counts, tolerated)
     }
 
     /// Says where the ticket (or due-time row) of a live step was put.
@@ -320,17 +346,34 @@ impl Task {
         self.cancelled = true;
     }
 
+    /// Keeps what the children of a step wait for while it moves.
+    fn settle_children(&mut self, index: StepIndex, from: StepState, to: StepState) {
+        if self.expansions.is_empty() && from.exists() && to.exists() {
+            // The usual case: the edges of the template, and nothing tolerated.
+            if from.satisfies() != to.satisfies() {
+                for child in self.template.dag.children(index) {
+                    let waiting = &mut self.waiting[child.at()];
+                    *waiting = if to.satisfies() { *waiting - 1 } else { *waiting + 1 };
+                }
+            }
+            return;
+        }
+        for child in self.counted_by(index) {
+            match (self.settles(index, from, child), self.settles(index, to, child)) {
+                (false, true) => self.waiting[child.at()] -= 1,
+                (true, false) => self.waiting[child.at()] += 1,
+                (false, false) | (true, true) => {}
+            }
+        }
+    }
+
     /// Moves one step and keeps counts and waiting parents in agreement with it.
     pub(crate) fn set_step(&mut self, index: StepIndex, to: StepState, live: Live) {
         let from = std::mem::replace(&mut self.steps[index.at()], to);
         self.counts[from as usize] -= 1;
         self.counts[to as usize] += 1;
-        if from.satisfies() != to.satisfies() {
-            for child in self.template.dag.children(index) {
-                let waiting = &mut self.waiting[child.at()];
-                *waiting = if to.satisfies() { *waiting - 1 } else { *waiting + 1 };
-            }
-        }
+        self.count_batch(index, from, to);
+        self.settle_children(index, from, to);
         let default_attempts = u32::from(to == StepState::Complete);
         let plain = Live { attempts: default_attempts, ..Live::default() };
         if live == plain || (live == Live::default() && default_attempts == 0) {
@@ -341,7 +384,7 @@ impl Task {
     }
 }
 
-fn state_from(started: bool, cancelled: bool, counts: &[u32; 8]) -> TaskState {
+fn state_from(started: bool, cancelled: bool, counts: &[u32; 10], tolerated: u32) -> TaskState {
     let any = |states: &[StepState]| states.iter().any(|state| counts[*state as usize] > 0);
     if cancelled {
         TaskState::Cancelled
@@ -351,7 +394,9 @@ fn state_from(started: bool, cancelled: bool, counts: &[u32; 8]) -> TaskState {
         TaskState::StepsInProcess
     } else if any(&[StepState::WaitingForRetry]) {
         TaskState::WaitingForRetry
-    } else if any(&[StepState::Pending, StepState::Error, StepState::Cancelled]) {
+    } else if any(&[StepState::Pending, StepState::Cancelled, StepState::NotCreated])
+        || counts[StepState::Error as usize] > tolerated
+    {
         TaskState::BlockedByFailures
     } else {
         TaskState::Complete

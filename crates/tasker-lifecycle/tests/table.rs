@@ -12,8 +12,8 @@ use std::sync::Arc;
 use serde_json::json;
 use tasker_lifecycle::template::{self, Template};
 use tasker_lifecycle::{
-    Cause, DeadLetterReason, Decision, Effect, Event, Holder, MAX_TICKET_DELAY_MS, Nonce, Outcome, Refused, StepIndex,
-    StepState, StoredTask, Task, TaskId, TaskState, Timestamp, decide, passing_states,
+    Cause, DeadLetterReason, Decision, Effect, Event, Follows, Holder, MAX_TICKET_DELAY_MS, Nonce, Outcome, Refused,
+    StepIndex, StepState, StoredTask, Task, TaskId, TaskState, Timestamp, decide, passing_states,
 };
 use uuid::Uuid;
 
@@ -76,20 +76,20 @@ const fn failure(retryable: bool, retry_after_ms: u64) -> Outcome {
 
 const EVENTS: [(&str, Event); 15] = [
     ("`started`", Event::Started),
-    ("`reported`: success", reported(2, PRESENT, Outcome::Success)),
+    ("`reported`: success", reported(2, PRESENT, Outcome::Success(Follows::Nothing))),
     ("`reported`: retryable failure, wait up to 60 s", reported(2, PRESENT, failure(true, MAX_TICKET_DELAY_MS))),
     ("`reported`: retryable failure, longer wait", reported(2, PRESENT, failure(true, MAX_TICKET_DELAY_MS + 1))),
     ("`reported`: retryable failure of the last attempt", reported(3, PRESENT, failure(true, 0))),
     ("`reported`: permanent failure", reported(2, PRESENT, failure(false, 0))),
     ("`reported`: attempts used up by lost leases", reported(4, PRESENT, Outcome::LeaseLost)),
-    ("`reported` of an attempt decided on before", reported(1, PRESENT, Outcome::Success)),
-    ("`reported` with another nonce", reported(2, OTHER, Outcome::Success)),
+    ("`reported` of an attempt decided on before", reported(1, PRESENT, Outcome::Success(Follows::Nothing))),
+    ("`reported` with another nonce", reported(2, OTHER, Outcome::Success(Follows::Nothing))),
     ("`due`", Event::Due { step: STEP, nonce: PRESENT }),
     ("`due` with another nonce", Event::Due { step: STEP, nonce: OTHER }),
     ("`cancelled`", Event::Cancelled),
     ("`step_reset`", Event::StepReset { step: STEP }),
     ("`step_resolved`", Event::StepResolved { step: STEP }),
-    ("`step_completed`", Event::StepCompleted { step: STEP }),
+    ("`step_completed`", Event::StepCompleted { step: STEP, follows: Follows::Nothing }),
 ];
 
 type Rule = (TaskState, &'static str, fn(&[StepState]) -> bool);
@@ -102,9 +102,11 @@ const RULES: [Rule; 4] = [
     (TaskState::WaitingForRetry, "some step waits for its retry time", |steps| {
         steps.contains(&StepState::WaitingForRetry)
     }),
-    (TaskState::Complete, "every step is complete or resolved by an operator", |steps| {
-        steps.iter().all(|step| step.satisfies())
-    }),
+    (
+        TaskState::Complete,
+        "every step is complete, resolved by an operator, or left out by a decision; a batch that may fail alone may have",
+        |steps| steps.iter().all(|step| step.satisfies() || *step == StepState::Skipped),
+    ),
     (TaskState::BlockedByFailures, "otherwise: a step failed for good, and nothing that is left can move", |_| true),
 ];
 
@@ -132,7 +134,7 @@ fn every_mixture_of_steps_has_the_state_of_the_first_rule_that_fits() {
         // These two are told by the column alone, where no step contradicts them.
         let all = |states: &[StepState]| steps.iter().all(|step| states.contains(step));
         let mut expected = vec![*expected];
-        if all(&[StepState::Complete, StepState::Error, StepState::Cancelled, StepState::ResolvedManually]) {
+        if steps.iter().all(|step| !step.is_live() && *step != StepState::Pending) {
             expected.push(TaskState::Cancelled);
         }
         if all(&[StepState::Pending]) {
@@ -147,7 +149,7 @@ fn loads(template: &Arc<Template>, steps: &[StepState], state: TaskState) -> boo
     let live = steps.iter().enumerate().filter(|(_, step)| step.is_live());
     let entries: Vec<String> = live.map(|(at, _)| format!("\"{at}\":{TICKET}")).collect();
     let letters = steps.iter().map(|step| step.letter()).collect();
-    let stored = StoredTask { state, steps: letters, sparse: format!("{{{}}}", entries.join(",")) };
+    let stored = StoredTask { state, steps: letters, sparse: format!("{{{}}}", entries.join(",")), expansions: None };
     Task::from_stored(TaskId::new(1, 7), Arc::clone(template), &stored).is_ok()
 }
 
@@ -171,14 +173,14 @@ fn task(given: &Given) -> Task {
         }
     }
     let sparse = format!("{{{}}}", entries.join(","));
-    let stored = StoredTask { state: given.task, steps: given.steps.to_owned(), sparse };
+    let stored = StoredTask { state: given.task, steps: given.steps.to_owned(), sparse, expansions: None };
     Task::from_stored(TaskId::new(1, 7), template, &stored).unwrap()
 }
 
 /// What an event does to the step: one sign for the table, and the words behind it.
-fn cell(given: &Given, event: Event) -> (String, String) {
+fn cell(given: &Given, event: &Event) -> (String, String) {
     let task = task(given);
-    let step = if event == Event::Started { StepIndex(0) } else { STEP };
+    let step = if *event == Event::Started { StepIndex(0) } else { STEP };
     match decide(&task, event, NOW) {
         Err(Refused::NotRepairable(..)) => ("✗".to_owned(), "refused: this action does not apply".to_owned()),
         Err(other) => ("✗".to_owned(), format!("refused: {other}")),
@@ -248,7 +250,7 @@ fn page() -> String {
     page += "\n## What follows\n\n";
     page += FOLLOWS_NOTES;
     for (name, event) in EVENTS {
-        follows(&mut page, name, event);
+        follows(&mut page, name, &event);
     }
     tasks(&mut page);
     page += LAWS;
@@ -260,13 +262,13 @@ fn matrix(page: &mut String) {
     writeln!(page, "| Event | {} |", heads.join(" | ")).unwrap();
     writeln!(page, "| --- |{}", " --- |".repeat(GIVENS.len())).unwrap();
     for (name, event) in EVENTS {
-        let cells: Vec<String> = GIVENS.iter().map(|given| cell(given, event).0).collect();
+        let cells: Vec<String> = GIVENS.iter().map(|given| cell(given, &event).0).collect();
         writeln!(page, "| {name} | {} |", cells.join(" | ")).unwrap();
     }
 }
 
 /// One list for each event: where steps in different states come to the same, they share a line.
-fn follows(page: &mut String, name: &str, event: Event) {
+fn follows(page: &mut String, name: &str, event: &Event) {
     let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
     for given in &GIVENS {
         let (_, words) = cell(given, event);
@@ -317,6 +319,8 @@ const fn step_meaning(state: StepState) -> &'static str {
         StepState::Error => "failed for good: permanently, or no attempt is left",
         StepState::Cancelled => "was cancelled with its task",
         StepState::ResolvedManually => "failed, and an operator stepped over it",
+        StepState::NotCreated => "no step of the task yet: a decision may create it, or batches take its place",
+        StepState::Skipped => "no step of the task: no decision created it, or batches took its place",
     }
 }
 

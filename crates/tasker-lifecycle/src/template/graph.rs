@@ -8,6 +8,7 @@ use super::problem::{Findings, Path, did_you_mean};
 use super::table::{self, Table};
 use crate::dag::{Cycle, Dag};
 use crate::ids::StepIndex;
+use crate::state::StepState;
 
 /// The most steps of a cycle that are named.
 const MAX_NAMED: usize = 10;
@@ -108,6 +109,9 @@ impl<'a> Steps<'a> {
                 let remedy = "add the steps that it decides on, or make it a standard step";
                 problem(self.nodes, index, "type", "decision_without_dependants", message, remedy, out);
             }
+            if step.kind == StepKind::BatchWorker {
+                self.check_worker(steps, dag, index, out);
+            }
             if step.kind == StepKind::Batchable {
                 self.check_batchable(steps, dag, index, out);
             } else if step.batch_config.is_some() {
@@ -118,6 +122,17 @@ impl<'a> Steps<'a> {
         }
     }
 
+    fn check_worker(&self, steps: &[StepTemplate], dag: &Dag, index: StepIndex, out: &mut Findings) {
+        let split = |parent: &&StepIndex| steps[parent.at()].kind == StepKind::Batchable;
+        let message = match dag.parents(index).iter().filter(split).count() {
+            1 => return,
+            0 => "it depends on no batchable step".to_owned(),
+            more => format!("it depends on {more} batchable steps"),
+        };
+        let remedy = "let it depend on the one step that is split into it";
+        problem(self.nodes, index, "type", "worker_without_batchable", message, remedy, out);
+    }
+
     fn check_batchable(&self, steps: &[StepTemplate], dag: &Dag, index: StepIndex, out: &mut Findings) {
         let is_worker = |at: StepIndex| steps[at.at()].kind == StepKind::BatchWorker;
         let config = steps[index.at()].batch_config.as_ref();
@@ -125,7 +140,8 @@ impl<'a> Steps<'a> {
             None if dag.children(index).iter().any(|child| is_worker(*child)) => return,
             None => "no step of type batch_worker depends on this step".to_owned(),
             Some(name) => match self.by_name.get(name) {
-                Some(worker) if is_worker(*worker) => return,
+                Some(worker) if is_worker(*worker) && dag.parents(*worker).contains(&index) => return,
+                Some(worker) if is_worker(*worker) => format!("its worker `{name}` does not depend on it"),
                 Some(_) => format!("its worker `{name}` is not a step of type batch_worker"),
                 None => format!("its worker `{name}` is not a step; {}", self.did_you_mean(name)),
             },
@@ -133,6 +149,21 @@ impl<'a> Steps<'a> {
         let remedy = "add a step of type batch_worker that depends on it";
         problem(self.nodes, index, "type", "batchable_without_worker", message, remedy, out);
     }
+}
+
+/// The state of each step before a task starts: what a decision comes before is not created, nor are the patterns of
+/// batch workers.
+pub(super) fn initial_states(steps: &[StepTemplate], dag: &Dag) -> Vec<StepState> {
+    let mut conditional = vec![false; steps.len()];
+    for step in dag.topological() {
+        conditional[step.at()] = dag
+            .parents(*step)
+            .iter()
+            .any(|parent| conditional[parent.at()] || steps[parent.at()].kind == StepKind::Decision);
+    }
+    let absent = |(step, conditional): (&StepTemplate, bool)| conditional || step.kind == StepKind::BatchWorker;
+    let state = |absent| if absent { StepState::NotCreated } else { StepState::Pending };
+    steps.iter().zip(conditional).map(absent).map(state).collect()
 }
 
 /// Adds a problem with a key of a step.

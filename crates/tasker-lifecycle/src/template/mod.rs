@@ -76,7 +76,9 @@ fn read_template(mut root: Node, environment: Option<&str>, out: &mut Findings) 
     let dag = dag?;
     names.check_kinds(&steps, &dag, out);
     let head = head.filter(|_| out.problems.is_empty())?;
+    let initial = graph::initial_states(&steps, &dag);
     let mut template = Template {
+        initial,
         steps,
         dag,
         hash: TemplateHash([0; 32]),

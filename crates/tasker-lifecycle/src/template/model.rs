@@ -12,6 +12,7 @@ use super::canonical;
 use super::problem::Problem;
 use crate::dag::Dag;
 use crate::ids::StepIndex;
+use crate::state::StepState;
 
 /// A validated, immutable template.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,6 +48,9 @@ pub struct Template {
     pub system_dependencies: SystemDependencies,
     #[serde(skip)]
     pub(super) by_name: HashMap<String, StepIndex>,
+    /// The state of each step before a task starts.
+    #[serde(skip)]
+    pub(crate) initial: Vec<StepState>,
 }
 
 /// One step of a template. What it waits for is in the template's [`Dag`].
@@ -493,6 +497,30 @@ impl Template {
     #[must_use]
     pub fn step(&self, index: StepIndex) -> &StepTemplate {
         &self.steps[index.at()]
+    }
+
+    /// The state of each step before a task starts: pending, or not created where a decision comes before it or it is
+    /// only the pattern of batch workers.
+    #[must_use]
+    pub fn initial_states(&self) -> &[StepState] {
+        &self.initial
+    }
+
+    /// Whether a batch worker is the pattern of the steps that a batchable one is split into.
+    #[must_use]
+    pub fn is_worker_of(&self, worker: StepIndex, batchable: StepIndex) -> bool {
+        let kind = self.steps.get(worker.at()).map(|step| step.kind);
+        kind == Some(StepKind::BatchWorker) && self.dag.parents(worker).contains(&batchable)
+    }
+
+    /// The pattern that a batchable step is split into where its result names none.
+    #[must_use]
+    pub fn worker_of(&self, batchable: StepIndex) -> Option<StepIndex> {
+        let named = self.step(batchable).batch_config.as_ref().and_then(|config| config.worker_template.as_deref());
+        match named {
+            Some(name) => self.step_by_name(name),
+            None => self.dag.children(batchable).iter().copied().find(|child| self.is_worker_of(*child, batchable)),
+        }
     }
 
     /// The canonical content: every default written out, no `environments`. Reading it with

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
-use tasker_lifecycle::template::{self, Template};
+use tasker_lifecycle::template::{self, StepKind, Template};
 use tasker_lifecycle::{
-    DeadLetterReason, Decision, Effect, Event, Holder, Nonce, Outcome, Refused, StepIndex, StepState, Task, TaskId,
-    TaskState, TicketRef, Timestamp, decide,
+    DeadLetterReason, Decision, Effect, Event, Follows, Holder, Nonce, Outcome, Refused, StepIndex, StepState, Task,
+    TaskId, TaskState, TicketRef, Timestamp, decide,
 };
 use uuid::Uuid;
 
@@ -38,8 +38,14 @@ pub(crate) fn template(steps: &[(Vec<usize>, Policy)]) -> Arc<Template> {
                 "retryable": retryable, "max_attempts": max_attempts, "backoff": "none", "max_backoff_ms": LATER_MS * 2}})
         })
         .collect();
+    template_of(&json!(steps))
+}
+
+/// A template with these steps.
+pub(crate) fn template_of(steps: &serde_json::Value) -> Arc<Template> {
     let document = json!({"name": "laws", "namespace_name": "test", "version": "1.0.0", "steps": steps});
-    Arc::new(template::from_json(&document, None).expect("a valid template").0)
+    let read = template::from_json(&document, None);
+    Arc::new(read.unwrap_or_else(|problems| panic!("{document:#}: {problems:?}")).0)
 }
 
 /// A ticket or due-time row as it lies in the world.
@@ -79,7 +85,7 @@ impl World {
             attempts: vec![Vec::new(); steps],
             budgets: template.steps.iter().map(|step| step.retry.max_attempts).collect(),
             dead: Vec::new(),
-            folded: vec![StepState::Pending; steps],
+            folded: template.initial_states().to_vec(),
             terminal: None,
         }
     }
@@ -137,17 +143,18 @@ impl World {
     /// An event happens and is held against every law.
     pub(crate) fn apply(&mut self, event: Event) -> Result<Decision, Refused> {
         let before = self.key();
-        let decision = self.happen(event)?;
+        let decision = self.happen(&event)?;
         assert_eq!(decision.is_empty(), before == self.key(), "{event:?}: {decision:?}");
-        self.changes_nothing(event);
+        self.changes_nothing(&event);
         self.laws();
         Ok(decision)
     }
 
     /// An event happens: decided and carried out, and held against the laws of the way, not of the place.
-    pub(crate) fn happen(&mut self, event: Event) -> Result<Decision, Refused> {
+    pub(crate) fn happen(&mut self, event: &Event) -> Result<Decision, Refused> {
         let from = self.task.state();
         let decision = decide(&self.task, event, NOW)?;
+        self.make_room(&decision);
         self.moves_are_sound(&decision);
         self.accept(event, &decision);
         decision.evolve(&mut self.task);
@@ -160,7 +167,7 @@ impl World {
     }
 
     /// The same event, or one of the past, is decided on and nothing follows.
-    pub(crate) fn changes_nothing(&self, event: Event) {
+    pub(crate) fn changes_nothing(&self, event: &Event) {
         if let Ok(decision) = decide(&self.task, event, NOW) {
             assert!(decision.is_empty(), "{event:?} once more: {decision:?}");
         }
@@ -183,7 +190,7 @@ impl World {
                 let tried = if ticket { attempts } else { attempts + 2 };
                 events.extend((1..=tried).map(|attempt| {
                     let retryable = Outcome::Failure { retryable: true, retry_after_ms: None };
-                    let outcome = if attempt % 2 == 0 { retryable } else { Outcome::Success };
+                    let outcome = if attempt % 2 == 0 { retryable } else { Outcome::Success(Follows::Nothing) };
                     Event::Reported { step, attempt, nonce, outcome }
                 }));
                 if !due {
@@ -200,8 +207,8 @@ impl World {
     }
 
     /// The fence: the report that was heard took the ticket, and the claims before it that never reported are told.
-    fn accept(&mut self, event: Event, decision: &Decision) {
-        let Event::Reported { step, attempt, nonce: reported, outcome } = event else { return };
+    fn accept(&mut self, event: &Event, decision: &Decision) {
+        let Event::Reported { step, attempt, nonce: reported, ref outcome } = *event else { return };
         let Some(held) = self.held.get(&step).copied().filter(|held| nonce(held.holder) == Some(reported)) else {
             return;
         };
@@ -210,7 +217,7 @@ impl World {
         if current {
             self.held.remove(&step);
             let budget = self.budgets[step.at()];
-            assert!(attempt <= budget + u32::from(outcome == Outcome::LeaseLost), "attempt {attempt} of {budget}");
+            assert!(attempt <= budget + u32::from(*outcome == Outcome::LeaseLost), "attempt {attempt} of {budget}");
             self.attempts[step.at()].extend(held.base + 1..=attempt);
         }
     }
@@ -253,13 +260,14 @@ impl World {
     }
 
     /// What an operator gave: a new budget, or an attempt made by hand.
-    fn grant(&mut self, event: Event, decision: &Decision) {
-        match event {
+    fn grant(&mut self, event: &Event, decision: &Decision) {
+        match *event {
             Event::StepReset { step } if !decision.is_empty() => {
                 let made = u32::try_from(self.attempts[step.at()].len()).expect("few");
-                self.budgets[step.at()] = made + self.task.template().steps[step.at()].retry.max_attempts;
+                let pattern = self.task.pattern(step);
+                self.budgets[step.at()] = made + self.task.template().step(pattern).retry.max_attempts;
             }
-            Event::StepCompleted { step } if !decision.is_empty() => {
+            Event::StepCompleted { step, .. } if !decision.is_empty() => {
                 let next = u32::try_from(self.attempts[step.at()].len()).expect("few") + 1;
                 self.attempts[step.at()].push(next);
             }
@@ -267,10 +275,24 @@ impl World {
         }
     }
 
+    /// Batch workers that a decision makes begin with nothing.
+    fn make_room(&mut self, decision: &Decision) {
+        let Some(expand) = decision.expand else { return };
+        let count = expand.count as usize;
+        let budget = self.task.template().step(expand.worker).retry.max_attempts;
+        self.nonces.extend(std::iter::repeat_n(0, count));
+        self.attempts.extend(std::iter::repeat_n(Vec::new(), count));
+        self.budgets.extend(std::iter::repeat_n(budget, count));
+        self.folded.extend(std::iter::repeat_n(StepState::NotCreated, count));
+    }
+
     /// Each transition starts where its step is, only goes where a step may go, and folds to the stored states.
     fn moves_are_sound(&mut self, decision: &Decision) {
         for t in &decision.transitions {
-            use StepState::{Cancelled, Complete, Enqueued, Error, Pending, ResolvedManually, WaitingForRetry};
+            use StepState::{
+                Cancelled, Complete, Enqueued, Error, NotCreated, Pending, ResolvedManually, Skipped, WaitingForRetry,
+            };
+            let in_batch = self.task.batch_of(t.step).is_some();
             assert_eq!(self.folded[t.step.at()], t.from, "{t:?}");
             let may = match t.from {
                 Pending => matches!(t.to, Enqueued | Complete | Cancelled),
@@ -278,8 +300,11 @@ impl World {
                 WaitingForRetry => {
                     matches!(t.to, Enqueued | Complete | WaitingForRetry | Error | Cancelled)
                 }
-                Error => matches!(t.to, Enqueued | Complete | ResolvedManually),
-                StepState::InProgress | Complete | Cancelled | ResolvedManually => false,
+                // A batch worker that is repaired may have to wait for its turn; its siblings come back with it.
+                Error => matches!(t.to, Enqueued | Complete | ResolvedManually) || (in_batch && t.to == Pending),
+                Cancelled => in_batch && matches!(t.to, Pending | Enqueued),
+                NotCreated => matches!(t.to, Pending | Enqueued | Skipped),
+                StepState::InProgress | Complete | ResolvedManually | Skipped => false,
             };
             assert!(may, "{t:?}");
             self.folded[t.step.at()] = t.to;
@@ -299,17 +324,36 @@ impl World {
         self.terminal = Some(to).filter(|state| state.is_terminal());
     }
 
+    /// Whether a step waits no longer for this parent.
+    fn is_settled(&self, parent: StepIndex, child: StepIndex) -> bool {
+        let kind = |step| self.task.template().step(self.task.pattern(step)).kind;
+        match self.task.steps()[parent.at()] {
+            state if state.satisfies() => true,
+            StepState::Error => self.task.tolerates(parent),
+            StepState::Skipped => kind(parent) == StepKind::BatchWorker || kind(child) == StepKind::DeferredConvergence,
+            _ => false,
+        }
+    }
+
+    /// Whether as many batch workers are live as may be.
+    fn waits_for_its_turn(&self, step: StepIndex) -> bool {
+        let Some(batch) = self.task.batch_of(step) else { return false };
+        let live = batch.expansion.steps().filter(|step| self.task.steps()[step.at()].is_live()).count();
+        let most = self.task.parallelism(batch.expansion.batchable) as usize;
+        assert!(live <= most, "{live} of {most} batch workers are live");
+        live == most
+    }
+
     /// What holds between any two events.
     pub(crate) fn laws(&self) {
         let task = &self.task;
-        let dag = &task.template().dag;
         for (at, state) in task.steps().iter().enumerate() {
             let step = StepIndex::from(at);
-            let unsatisfied = dag.parents(step).iter().filter(|parent| !task.steps()[parent.at()].satisfies()).count();
-            assert_eq!(task.waiting_parents(step) as usize, unsatisfied);
+            let unsatisfied = task.parents(step).iter().filter(|parent| !self.is_settled(**parent, step)).count();
+            assert_eq!(task.waiting_parents(step) as usize, unsatisfied, "step {step} of {:?}", task.steps());
             assert!(!state.is_live() || unsatisfied == 0, "step {step} is {state} before its parents");
-            let ready = task.is_started() && unsatisfied == 0;
-            assert!(*state != StepState::Pending || !ready, "step {step} is ready and left pending");
+            let ready = task.is_started() && unsatisfied == 0 && *state == StepState::Pending;
+            assert!(!ready || self.waits_for_its_turn(step), "step {step} is ready and left pending");
             let held = self.held.get(&step).map_or(Holder::None, |held| held.holder);
             assert_eq!(task.live(step).holder, held, "step {step}");
             assert_eq!(state.is_live(), held != Holder::None, "step {step} is {state}, held by {held:?}");
