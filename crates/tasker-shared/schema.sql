@@ -3,6 +3,26 @@
 
 CREATE SCHEMA tasker;
 
+CREATE FUNCTION tasker.checkpoint(queue text, msg_id bigint, read_ct integer, nonce uuid, lease_ms bigint, task_uuid uuid, step integer, attempt integer, checkpoint text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    found text;
+BEGIN
+    SELECT e.state INTO found FROM pgmq_notify.extend_fenced(
+        ARRAY[checkpoint.queue], ARRAY[checkpoint.msg_id], ARRAY[checkpoint.read_ct], ARRAY[checkpoint.nonce],
+        checkpoint.lease_ms) AS e;
+    IF found = 'extended' THEN
+        INSERT INTO tasker.checkpoints AS c (task_uuid, step, attempt, checkpoint)
+        VALUES (checkpoint.task_uuid, checkpoint.step, checkpoint.attempt, checkpoint.checkpoint::json)
+        ON CONFLICT (task_uuid, step) DO UPDATE
+        SET attempt = EXCLUDED.attempt, checkpoint = EXCLUDED.checkpoint, at = clock_timestamp();
+    END IF;
+    RETURN coalesce(found, 'lost');
+END $$;
+
 CREATE FUNCTION tasker.discard(taken integer[], task_uuids uuid[], steps integer[], attempts integer[], nonces uuid[], outcomes text[], worker text, results text[], errors text[]) RETURNS TABLE(ord integer, verdict text)
     LANGUAGE sql
     SET search_path TO 'tasker', 'pg_temp'
@@ -111,7 +131,7 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION tasker.report(queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[], task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[], outcomes text[], retryables boolean[], retry_afters bigint[], worker text, claimed_ats timestamp with time zone[], started_ats timestamp with time zone[], ended_ats timestamp with time zone[], results text[], errors text[], metadatas text[]) RETURNS TABLE(ord integer, verdict text)
+CREATE FUNCTION tasker.report(queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[], task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[], outcomes text[], retryables boolean[], retry_afters bigint[], worker text, claimed_ats timestamp with time zone[], started_ats timestamp with time zone[], ended_ats timestamp with time zone[], results text[], errors text[], metadatas text[], follows text[]) RETURNS TABLE(ord integer, verdict text)
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'
     AS $$
@@ -126,17 +146,17 @@ BEGIN
 
     WITH r AS (
         SELECT u.* FROM unnest(task_uuids, steps, base_attempts, attempts, nonces, outcomes, retryables, retry_afters,
-                               claimed_ats, started_ats, ended_ats, results, errors, metadatas)
+                               claimed_ats, started_ats, ended_ats, results, errors, metadatas, follows)
             WITH ORDINALITY AS u (task, step, base, attempt, nonce, outcome, retryable, retry_after, claimed, started,
-                                  ended, result, error, metadata, ord)
+                                  ended, result, error, metadata, follows, ord)
         WHERE u.ord = ANY (taken)
     ), stored AS (
         INSERT INTO tasker.attempts AS a (task_uuid, step, attempt, nonce, outcome, retryable, retry_after_ms, worker,
-                                          claimed_at, started_at, ended_at, result, error, metadata)
+                                          claimed_at, started_at, ended_at, result, error, metadata, follows)
         SELECT r.task, r.step, r.attempt, r.nonce, r.outcome, r.retryable, r.retry_after, report.worker,
-               r.claimed, r.started, r.ended, r.result::json, r.error::json, r.metadata::json FROM r
+               r.claimed, r.started, r.ended, r.result::json, r.error::json, r.metadata::json, r.follows::json FROM r
         UNION ALL
-        SELECT r.task, r.step, lost, r.nonce, 'lost', NULL, NULL, report.worker, NULL, NULL, r.ended, NULL, NULL, NULL
+        SELECT r.task, r.step, lost, r.nonce, 'lost', NULL, NULL, report.worker, NULL, NULL, r.ended, NULL, NULL, NULL, NULL
         FROM r, generate_series(greatest(r.base, 0) + 1, r.attempt - 1) AS lost
         ON CONFLICT DO NOTHING
         RETURNING a.outcome
@@ -166,7 +186,7 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION tasker.take_results(qty integer) RETURNS TABLE(msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid, outcome text, retryable boolean, retry_after_ms bigint, at timestamp with time zone)
+CREATE FUNCTION tasker.take_results(qty integer) RETURNS TABLE(msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid, outcome text, retryable boolean, retry_after_ms bigint, follows text, at timestamp with time zone)
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'
     AS $_$
@@ -200,7 +220,7 @@ BEGIN
     ORDER BY t.task_uuid FOR NO KEY UPDATE;
     RETURN QUERY
         SELECT m.id, m.body, m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
-               clock_timestamp()
+               a.follows::text, clock_timestamp()
         FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)
         LEFT JOIN tasker.tasks t ON t.task_uuid = m.task AND t.task_uuid BETWEEN least_id AND last_id
         LEFT JOIN tasker.attempts a ON a.task_uuid = m.task AND a.step = m.step AND a.attempt = m.attempt
@@ -248,6 +268,7 @@ CREATE TABLE tasker.attempts (
     result json,
     error json,
     metadata json,
+    follows json,
     CONSTRAINT attempts_attempt_check CHECK ((attempt > 0)),
     CONSTRAINT attempts_check CHECK (((outcome = ANY (ARRAY['success'::text, 'by_hand'::text])) = (result IS NOT NULL))),
     CONSTRAINT attempts_check1 CHECK (((outcome = 'failure'::text) = (error IS NOT NULL))),
@@ -268,11 +289,12 @@ CREATE TABLE tasker.tasks (
     seq integer NOT NULL,
     steps text NOT NULL,
     sparse jsonb NOT NULL,
+    expansions text,
     created_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
     ended_at timestamp with time zone,
     CONSTRAINT tasks_check CHECK (((ended_at IS NOT NULL) = (state = ANY (ARRAY['complete'::text, 'error'::text, 'cancelled'::text, 'resolved_manually'::text])))),
-    CONSTRAINT tasks_check1 CHECK (((state <> 'complete'::text) OR (steps ~ '^[CR]+$'::text))),
+    CONSTRAINT tasks_check1 CHECK (((state <> 'complete'::text) OR (steps ~ '^[CR.E]+$'::text))),
     CONSTRAINT tasks_priority_check CHECK (((priority >= '-100'::integer) AND (priority <= 100))),
     CONSTRAINT tasks_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'steps_in_process'::text, 'waiting_for_dependencies'::text, 'waiting_for_retry'::text, 'blocked_by_failures'::text, 'complete'::text, 'error'::text, 'cancelled'::text, 'resolved_manually'::text]))),
     CONSTRAINT tasks_steps_check CHECK ((steps <> ''::text))
@@ -329,6 +351,15 @@ CREATE VIEW tasker.blocked AS
      JOIN tasker.steps s USING (task_uuid))
      LEFT JOIN tasker.attempts a ON (((a.task_uuid = s.task_uuid) AND (a.step = s.step) AND (a.attempt = s.attempts))))
   WHERE ((t.ended_at IS NULL) AND (t.state = 'blocked_by_failures'::text) AND (s.state = 'error'::text));
+
+CREATE TABLE tasker.checkpoints (
+    task_uuid uuid NOT NULL,
+    step integer NOT NULL,
+    attempt integer NOT NULL,
+    checkpoint json NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+)
+WITH (fillfactor='50');
 
 CREATE TABLE tasker.dead_letters (
     entry_uuid uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -432,6 +463,9 @@ CREATE TABLE tasker.template_versions (
 
 ALTER TABLE ONLY tasker.attempts
     ADD CONSTRAINT attempts_pkey PRIMARY KEY (task_uuid, step, attempt);
+
+ALTER TABLE ONLY tasker.checkpoints
+    ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (task_uuid, step);
 
 ALTER TABLE ONLY tasker.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (entry_uuid);

@@ -274,5 +274,6 @@ fn fill(state: Option<StepState>) -> &'static str {
         Some(StepState::Error) => "#fca5a5",
         Some(StepState::Cancelled) => "#d1d5db",
         Some(StepState::ResolvedManually) => "#d9f99d",
+        Some(StepState::NotCreated | StepState::Skipped) => "#ffffff",
     }
 }

@@ -87,6 +87,13 @@ impl Expansion {
     }
 }
 
+impl Batch {
+    pub(crate) fn find(expansions: &[Expansion], step: StepIndex) -> Option<Self> {
+        let expansion = expansions[Expansion::find(expansions, step)?];
+        Some(Self { expansion, position: step.0 - expansion.first.0 })
+    }
+}
+
 impl Task {
     /// The batches that were made so far.
     #[must_use]
@@ -97,8 +104,7 @@ impl Task {
     /// Which batch worker a step is; `None` for a step of the template.
     #[must_use]
     pub fn batch_of(&self, step: StepIndex) -> Option<Batch> {
-        let expansion = self.expansions[Expansion::find(&self.expansions, step)?];
-        Some(Batch { expansion, position: step.0 - expansion.first.0 })
+        Batch::find(&self.expansions, step)
     }
 
     /// The step of the template that says how this one is run: itself, or the pattern that it was made of.

@@ -10,6 +10,7 @@ mod decide;
 mod event;
 pub mod ids;
 pub mod retry;
+mod shape;
 mod state;
 mod task;
 pub mod template;
@@ -20,5 +21,6 @@ pub use event::{
     Cause, DeadLetterReason, Decision, Effect, Event, Follows, Outcome, Refused, Transition, passing_states,
 };
 pub use ids::{Nonce, StepId, StepIndex, TaskId, Timestamp};
+pub use shape::Shape;
 pub use state::{StepState, TaskState, UnknownState};
 pub use task::{CorruptTask, Holder, Live, StoredTask, Task, TicketRef};

@@ -72,7 +72,7 @@ impl Advance {
     }
 
     /// Decides on one event and gathers what follows. Answers whether anything did.
-    pub(crate) fn event(&mut self, task: TaskId, event: Event) -> Result<bool, Refused> {
+    pub(crate) fn event(&mut self, task: TaskId, event: &Event) -> Result<bool, Refused> {
         let Some(&at) = self.by_id.get(&task) else { return Ok(false) };
         let snapshot = &mut self.tasks[at].snapshot;
         let decision = decide(&snapshot.task, event, self.now)?;
@@ -153,7 +153,7 @@ impl Advance {
         let body = serde_json::to_string(&body).expect("uuids and numbers always encode");
         let ticket = Outgoing::new(queue.clone(), msg_id, body);
         let template = snapshot.task.template();
-        let handler = &template.steps[want.step.at()].handler.callable;
+        let handler = &template.step(snapshot.task.pattern(want.step)).handler.callable;
         let slot = local.filter(|_| want.delay_ms == 0).and_then(|local| local.reserve(queue, handler));
         let (Some(slot), Some(local)) = (slot, local) else {
             self.writes.ticket(ticket.delayed(Duration::from_millis(want.delay_ms)));
@@ -169,8 +169,8 @@ impl Advance {
             attempt: want.base_attempt + 1,
             claimed_at: self.now,
         };
-        let template = Arc::clone(template);
-        self.after.claims.push(LocalClaim { claim, template, slot, claimed: self.began });
+        let (template, shape) = (Arc::clone(template), snapshot.task.shape());
+        self.after.claims.push(LocalClaim { claim, template, shape, slot, claimed: self.began });
         true
     }
 
@@ -242,7 +242,7 @@ impl After {
 /// The queue of a step: its namespace, pool and the task's priority say which.
 pub(crate) fn queue_of(snapshot: &Snapshot, step: StepIndex) -> QueueName {
     let template = snapshot.task.template();
-    let pool = template.steps[step.at()].pool.as_str();
+    let pool = template.step(snapshot.task.pattern(step)).pool.as_str();
     ticket_queue(template.namespace.as_str(), pool, snapshot.priority)
         .expect("namespace and pool are bounded so that every queue name is valid")
 }

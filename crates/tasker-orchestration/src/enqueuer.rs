@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 use tasker_lifecycle::{Event, Refused, TaskId};
-use tasker_shared::store::{StoreError, due, sweep, tasks};
+use tasker_shared::store::{StoreError, checkpoints, due, sweep, tasks};
 use tokio::sync::oneshot;
 
 use crate::actor::{Actor, Handled, Work};
@@ -23,6 +23,8 @@ const SWEEP_PAGE: i64 = 2_000;
 const UNDECIDED_AGE_MS: f64 = 3_000.0;
 /// How often partitions are looked at.
 const PARTITIONS_EVERY: Duration = Duration::from_hours(1);
+/// The most checkpoints of ended tasks that are deleted with them.
+const CHECKPOINTS: i64 = 10_000;
 
 /// An event that somebody outside asks for, with who and why.
 #[derive(Debug)]
@@ -110,7 +112,7 @@ impl StepEnqueuer {
         let ids: Vec<TaskId> = ids.into_iter().collect();
         let mut advance = self.locked(conn, &ids).await?;
         for (task, event) in sweep::undecided_of(conn, &ids).await? {
-            if let Err(refused) = advance.event(task, event) {
+            if let Err(refused) = advance.event(task, &event) {
                 tracing::warn!(%task, %refused, "a stored attempt that never could apply");
             }
         }
@@ -136,7 +138,7 @@ impl StepEnqueuer {
             let ids: Vec<TaskId> = ids.into_iter().collect();
             let mut advance = self.locked(conn, &ids).await?;
             for (task, event) in events {
-                if let Err(refused) = advance.event(task, event) {
+                if let Err(refused) = advance.event(task, &event) {
                     tracing::warn!(%task, %refused, "a stored event that never could apply");
                 }
             }
@@ -156,6 +158,7 @@ impl StepEnqueuer {
         };
         if partitions {
             sweep::ensure_partitions(conn).await?;
+            checkpoints::delete_ended(conn, CHECKPOINTS).await?;
         }
         let queues = self.parts.queues();
         let queue = &self.parts.config.queue;
@@ -188,7 +191,7 @@ fn carry_out(advance: &mut Advance, command: &Command) -> Result<bool, CommandEr
     if advance.snapshot(command.task).is_none() {
         return Err(CommandError::NotFound);
     }
-    let changed = advance.event(command.task, command.event).map_err(|refused: Refused| refused)?;
+    let changed = advance.event(command.task, &command.event).map_err(|refused: Refused| refused)?;
     if changed {
         advance.writes.explain(command.detail.clone());
     }

@@ -7,6 +7,7 @@ mod error;
 mod guard;
 mod history;
 mod input;
+mod names;
 mod server;
 mod steps;
 mod system;
@@ -21,7 +22,6 @@ use std::time::Instant;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use tasker_client::types::{ErrorBody, TaskState};
-use tasker_lifecycle::template::Template;
 use tasker_lifecycle::{StepIndex, TaskId};
 use tasker_shared::store::{queries, tasks as stored};
 use tokio::sync::Semaphore;
@@ -32,6 +32,7 @@ use utoipa_axum::routes;
 
 use crate::engine::Engine;
 use error::ApiError;
+use names::StepNames;
 use view::TaskView;
 
 pub use server::serve;
@@ -67,13 +68,15 @@ impl Api {
         let record = record.ok_or_else(|| ApiError::not_found("task"))?;
         let tickets = queries::tickets(&mut conn, &record).await?;
         let attempts = queries::last_attempts(&mut conn, id, step).await?;
-        Ok(TaskView::new(record, tickets, attempts, self.engine.parts.now()))
+        let names = StepNames::new(&record.task, &queries::batch_ids(&mut conn, &record.task).await?);
+        Ok(TaskView::new(record, names, tickets, attempts, self.engine.parts.now()))
     }
 
-    async fn template_of(&self, id: TaskId) -> Result<Arc<Template>, ApiError> {
+    async fn names_of(&self, id: TaskId) -> Result<StepNames, ApiError> {
         let mut conn = self.engine.pool().acquire().await?;
         let record = queries::task(&mut conn, id, self.engine.templates()).await?;
-        Ok(Arc::clone(record.ok_or_else(|| ApiError::not_found("task"))?.task.template()))
+        let task = record.ok_or_else(|| ApiError::not_found("task"))?.task;
+        Ok(StepNames::new(&task, &queries::batch_ids(&mut conn, &task).await?))
     }
 
     /// The length of a task's history, and its state.

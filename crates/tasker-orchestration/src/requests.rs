@@ -139,7 +139,7 @@ impl TaskRequests {
             let snapshots = new.iter().map(|request| first_snapshot(request)).collect();
             let mut advance = Advance::new(self.parts.now(), snapshots);
             for request in &new {
-                advance.event(request.id, Event::Started).expect("a start always applies");
+                advance.event(request.id, &Event::Started).expect("a start always applies");
             }
             let said = new.iter().map(|r| (Arc::clone(&r.submission.context), r.submission.details.clone()));
             let said = said.collect();

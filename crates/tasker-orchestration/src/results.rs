@@ -107,7 +107,7 @@ impl ResultProcessor {
                 nonce: Nonce(claim.token.nonce),
                 outcome: report.outcome.for_lifecycle(),
             };
-            if let Err(refused) = advance.event(claim.task, event) {
+            if let Err(refused) = advance.event(claim.task, &event) {
                 tracing::warn!(task = %claim.task, %refused, "a report that never could apply is kept as an attempt only");
             }
         }
@@ -144,7 +144,7 @@ impl ResultProcessor {
         let mut advance = Advance::new(now, snapshots(conn, &self.parts, &versions).await?);
         results.sort_by_key(|result| result.task);
         for result in &results {
-            match (result.task, result.event) {
+            match (result.task, &result.event) {
                 (Some((task, _)), Some(event)) => {
                     if let Err(refused) = advance.event(task, event) {
                         tracing::warn!(%task, %refused, "a stored attempt that never could apply");

@@ -14,7 +14,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tasker_lifecycle::template::{self, Template};
 use tasker_lifecycle::{
-    Effect, Event, Holder, Nonce, Outcome, StepIndex, StepState, Task, TaskId, TicketRef, Timestamp, decide,
+    Effect, Event, Follows, Holder, Nonce, Outcome, StepIndex, StepState, Task, TaskId, TicketRef, Timestamp, decide,
 };
 use tasker_shared::testing::TestDatabase;
 use uuid::Uuid;
@@ -156,7 +156,7 @@ fn in_rust(task: &Task, ending: &[StepIndex]) -> (f64, Vec<i32>) {
     for step in ending {
         let event = success(&task, *step);
         let began = Instant::now();
-        let decision = decide(&task, event, Timestamp(0)).expect("a success applies");
+        let decision = decide(&task, &event, Timestamp(0)).expect("a success applies");
         decision.evolve(&mut task);
         micros += began.elapsed().as_secs_f64() * 1e6;
         for effect in &decision.effects {
@@ -222,11 +222,11 @@ async fn insert(conn: &mut PgConnection, task: &Task) -> Result<(), sqlx::Error>
 
 fn success(task: &Task, step: StepIndex) -> Event {
     assert_eq!(task.step(step), Some(StepState::Enqueued), "parents come first");
-    Event::Reported { step, attempt: 1, nonce: Nonce(Uuid::nil()), outcome: Outcome::Success }
+    Event::Reported { step, attempt: 1, nonce: Nonce(Uuid::nil()), outcome: Outcome::Success(Follows::Nothing) }
 }
 
 fn happen(task: &mut Task, event: Event) {
-    let decision = decide(task, event, Timestamp(0)).expect("it applies");
+    let decision = decide(task, &event, Timestamp(0)).expect("it applies");
     decision.evolve(task);
     for effect in &decision.effects {
         hold(task, effect);

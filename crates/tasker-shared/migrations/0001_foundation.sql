@@ -41,7 +41,9 @@ CREATE TABLE tasker.template_versions (
 );
 
 -- The aggregate. `steps` holds one letter per step, `sparse` what a letter can't say: attempts, limit,
--- retry time, ticket. `version` is random and new with every commit; `seq` counts history rows.
+-- retry time, ticket. `expansions` lists the batches whose workers stand behind the steps of the template:
+-- `[[batchable, worker, count], ...]`. A complete task may have failed batch workers, where each may fail alone.
+-- `version` is random and new with every commit; `seq` counts history rows.
 CREATE TABLE tasker.tasks (
     task_uuid     uuid NOT NULL,
     namespace     text NOT NULL,
@@ -55,12 +57,13 @@ CREATE TABLE tasker.tasks (
     seq           integer NOT NULL,
     steps         text NOT NULL CHECK (steps <> ''),
     sparse        jsonb NOT NULL,
+    expansions    text,
     created_at    timestamptz NOT NULL,
     updated_at    timestamptz NOT NULL,
     ended_at      timestamptz,
     PRIMARY KEY (task_uuid),
     CHECK ((ended_at IS NOT NULL) = (state IN ('complete', 'error', 'cancelled', 'resolved_manually'))),
-    CHECK (state <> 'complete' OR steps ~ '^[CR]+$')
+    CHECK (state <> 'complete' OR steps ~ '^[CR.E]+$')
 ) PARTITION BY RANGE (task_uuid);
 CREATE INDEX tasks_live ON tasker.tasks (task_uuid) WHERE ended_at IS NULL;
 CREATE INDEX tasks_by_name ON tasker.tasks (namespace, name, task_uuid);
@@ -101,6 +104,8 @@ CREATE TABLE tasker.attempts (
     result      json,
     error       json,
     metadata    json,
+    -- What the result leads to: `{"branches": [3, 4]}` or `{"worker": 5, "count": 10}`.
+    follows     json,
     PRIMARY KEY (task_uuid, step, attempt),
     CHECK ((outcome IN ('success', 'by_hand')) = (result IS NOT NULL)),
     CHECK ((outcome = 'failure') = (error IS NOT NULL)),

@@ -29,7 +29,7 @@ END $$;
 -- message: a message that names no attempt comes back with a null outcome.
 CREATE FUNCTION tasker.take_results(qty integer)
 RETURNS TABLE (msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid,
-               outcome text, retryable boolean, retry_after_ms bigint, at timestamptz)
+               outcome text, retryable boolean, retry_after_ms bigint, follows text, at timestamptz)
 LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
 DECLARE
     ids bigint[];
@@ -61,7 +61,7 @@ BEGIN
     ORDER BY t.task_uuid FOR NO KEY UPDATE;
     RETURN QUERY
         SELECT m.id, m.body, m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
-               clock_timestamp()
+               a.follows::text, clock_timestamp()
         FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)
         LEFT JOIN tasker.tasks t ON t.task_uuid = m.task AND t.task_uuid BETWEEN least_id AND last_id
         LEFT JOIN tasker.attempts a ON a.task_uuid = m.task AND a.step = m.step AND a.attempt = m.attempt
@@ -77,7 +77,7 @@ CREATE FUNCTION tasker.report(
     task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[],
     outcomes text[], retryables boolean[], retry_afters bigint[], worker text,
     claimed_ats timestamptz[], started_ats timestamptz[], ended_ats timestamptz[],
-    results text[], errors text[], metadatas text[])
+    results text[], errors text[], metadatas text[], follows text[])
 RETURNS TABLE (ord integer, verdict text)
 LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
 DECLARE
@@ -91,17 +91,17 @@ BEGIN
 
     WITH r AS (
         SELECT u.* FROM unnest(task_uuids, steps, base_attempts, attempts, nonces, outcomes, retryables, retry_afters,
-                               claimed_ats, started_ats, ended_ats, results, errors, metadatas)
+                               claimed_ats, started_ats, ended_ats, results, errors, metadatas, follows)
             WITH ORDINALITY AS u (task, step, base, attempt, nonce, outcome, retryable, retry_after, claimed, started,
-                                  ended, result, error, metadata, ord)
+                                  ended, result, error, metadata, follows, ord)
         WHERE u.ord = ANY (taken)
     ), stored AS (
         INSERT INTO tasker.attempts AS a (task_uuid, step, attempt, nonce, outcome, retryable, retry_after_ms, worker,
-                                          claimed_at, started_at, ended_at, result, error, metadata)
+                                          claimed_at, started_at, ended_at, result, error, metadata, follows)
         SELECT r.task, r.step, r.attempt, r.nonce, r.outcome, r.retryable, r.retry_after, report.worker,
-               r.claimed, r.started, r.ended, r.result::json, r.error::json, r.metadata::json FROM r
+               r.claimed, r.started, r.ended, r.result::json, r.error::json, r.metadata::json, r.follows::json FROM r
         UNION ALL
-        SELECT r.task, r.step, lost, r.nonce, 'lost', NULL, NULL, report.worker, NULL, NULL, r.ended, NULL, NULL, NULL
+        SELECT r.task, r.step, lost, r.nonce, 'lost', NULL, NULL, report.worker, NULL, NULL, r.ended, NULL, NULL, NULL, NULL
         FROM r, generate_series(greatest(r.base, 0) + 1, r.attempt - 1) AS lost
         ON CONFLICT DO NOTHING
         RETURNING a.outcome

@@ -9,8 +9,8 @@ use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use pgmq_notify::QueueName;
-use tasker_lifecycle::TaskId;
 use tasker_lifecycle::template::Template;
+use tasker_lifecycle::{Shape, TaskId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::messages::{Claim, Report};
@@ -23,6 +23,8 @@ pub struct LocalClaim {
     pub claim: Claim,
     /// The template of its task.
     pub template: Arc<Template>,
+    /// Which steps the task has, where that is not simply those of its template.
+    pub shape: Option<Shape>,
     /// The worker's slot.
     pub slot: OwnedSemaphorePermit,
     /// The moment of `claim.claimed_at` on this process's monotonic clock.

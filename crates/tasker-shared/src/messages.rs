@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pgmq_notify::{QueueName, Token};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tasker_lifecycle::{Nonce, Outcome, StepId, StepIndex, TaskId, Timestamp};
+use tasker_lifecycle::{Follows, Nonce, Outcome, StepId, StepIndex, TaskId, Timestamp};
 use uuid::Uuid;
 
 /// Queue of requests from `tasker.submit_task`.
@@ -112,6 +112,8 @@ pub enum ReportedOutcome {
         result: Arc<RawValue>,
         /// Whatever else the handler wanted kept.
         metadata: Option<Box<RawValue>>,
+        /// What the result leads to.
+        follows: Follows,
     },
     /// The handler failed, or nothing usable came back.
     Failure {
@@ -155,7 +157,7 @@ impl ReportedOutcome {
     #[must_use]
     pub fn for_lifecycle(&self) -> Outcome {
         match self {
-            Self::Success { .. } => Outcome::Success,
+            Self::Success { follows, .. } => Outcome::Success(follows.clone()),
             Self::Failure { retryable, retry_after_ms, .. } => {
                 Outcome::Failure { retryable: *retryable, retry_after_ms: *retry_after_ms }
             }

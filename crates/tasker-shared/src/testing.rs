@@ -175,6 +175,14 @@ async fn make_template(admin: &PgConnectOptions, conn: &mut PgConnection, name: 
         panic!("the migrations fail on an empty database: {error}");
     }
     pool.close().await;
+    // A connection that the pool has not let go of would hold the name, and every other test with it.
+    sqlx::query!(
+        r#"SELECT pg_terminate_backend(pid) AS "terminated!" FROM pg_stat_activity WHERE datname = $1"#,
+        unfinished
+    )
+    .fetch_all(&mut *conn)
+    .await
+    .expect("connections to the template can be ended");
     run_unused(conn, &format!("ALTER DATABASE {unfinished} RENAME TO {name}")).await;
 }
 

@@ -9,10 +9,11 @@ use serde_json::value::RawValue;
 use tasker_lifecycle::StepIndex;
 use tasker_shared::config::Limits;
 use tasker_shared::messages::{Claim, Report, ReportedOutcome, StepFailure};
-use tasker_shared::portable;
+use tasker_shared::{follows, portable};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoints;
 use crate::completion::Reporter;
 use crate::handler::{Attempt, StepContext, StepError, StepHandler, StepOutcome};
 use crate::held::{Clock, Key, Running};
@@ -35,6 +36,8 @@ pub(crate) struct Ready {
     pub(crate) cancelled: CancellationToken,
     pub(crate) slot: OwnedSemaphorePermit,
     pub(crate) plan: Arc<Plan>,
+    /// The step of the template that says how this one is run.
+    pub(crate) pattern: StepIndex,
     pub(crate) handler: Arc<dyn StepHandler>,
     /// The last attempt that the step may have.
     pub(crate) limit: u32,
@@ -47,28 +50,44 @@ pub(crate) fn start(shared: &Arc<Shared>, reporter: &Reporter, ready: Ready) {
 }
 
 async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
-    let Ready { claim, claimed, cancelled, slot, plan, handler, limit, input } = ready;
-    let (key, step) = (Key::of(&claim.token), claim.step);
+    let Ready { claim, claimed, cancelled, slot, plan, pattern, handler, limit, input } = ready;
+    let key = Key::of(&claim.token);
     let clock = Clock { claimed_at: claim.claimed_at, claimed };
-    let timeout = Duration::from_millis(plan.template.step(step).timeout_ms);
+    let timeout = Duration::from_millis(plan.template.step(pattern).timeout_ms);
     let started = Instant::now();
-    let running = Running { started, deadline: started + timeout };
-    shared.held.run(key, running);
-    let ctx = StepContext(Arc::new(Attempt {
+    let mut attempt = Attempt {
         task: claim.task,
-        step,
+        step: claim.step,
+        pattern,
         template: Arc::clone(&plan.template),
         correlation_id: claim.correlation_id,
         number: claim.attempt,
         limit,
-        deadline: running.deadline,
+        deadline: started + timeout,
         cancelled: cancelled.clone(),
         input: input.context,
         results: input.results,
-    }));
-    let returned = tokio::select! {
-        returned = call(&*handler, ctx, timeout) => returned,
-        () = shared.stop.attempts.cancelled() => return shared.held.forget(key),
+        failures: input.failures,
+        batches: input.batches,
+        checkpoint: input.checkpoint,
+    };
+    let returned = loop {
+        attempt.deadline = Instant::now() + timeout;
+        shared.held.run(key, Running { started, deadline: attempt.deadline });
+        let ctx = StepContext(Arc::new(attempt.clone()));
+        let returned = tokio::select! {
+            returned = call(&*handler, ctx, timeout) => returned,
+            () = shared.stop.attempts.cancelled() => return shared.held.forget(key),
+        };
+        let Some(reached) = stop_on_the_way(&shared.config.limits, &returned) else { break returned };
+        match reached {
+            Err(refused) => break Err(refused),
+            Ok(checkpoint) if checkpoints::store(&shared, &claim, checkpoint).await => {
+                attempt.checkpoint = checkpoints::read(checkpoint);
+            }
+            // The claim is somebody else's: nothing that this run has to say counts any more.
+            Ok(_) => return shared.held.forget(key),
+        }
     };
     // Whatever the handler has started on its own learns that its time is over.
     cancelled.cancel();
@@ -76,13 +95,22 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
         // It had been given up as hanging, and reported as that.
         return;
     }
-    let outcome = outcome(checked(&shared.config.limits, &plan, step, returned));
+    let outcome = outcome(checked(&shared.config.limits, &plan, pattern, returned));
     let ended_at = clock.at(Instant::now());
     let started_at = Some(clock.at(started));
     let report = Report { claim, outcome, started_at, ended_at, worker: Arc::clone(&shared.id) };
     reporter.report(&shared, report).await;
     // The slot is free once the report is handed in, so that free slots mean no handler's result is loose.
     drop(slot);
+}
+
+/// The checkpoint that a run ended with; `None` where it was the last run of the attempt.
+fn stop_on_the_way<'a>(
+    limits: &Limits,
+    returned: &'a Result<StepOutcome, StepError>,
+) -> Option<Result<&'a RawValue, StepError>> {
+    let checkpoint = returned.as_ref().ok()?.checkpoint.as_deref()?;
+    Some(acceptable(limits, "the checkpoint", checkpoint).map(|()| checkpoint))
 }
 
 /// Runs a handler within its time; a panic is contained, be it in the handler or in what it leaves behind.
@@ -116,12 +144,14 @@ pub(crate) fn checked(
     returned: Result<StepOutcome, StepError>,
 ) -> Result<StepOutcome, StepError> {
     match returned {
-        Ok(outcome) => {
+        Ok(mut outcome) => {
             acceptable(limits, "the result", &outcome.result)?;
             if let Some(metadata) = &outcome.metadata {
                 acceptable(limits, "the metadata", metadata)?;
             }
             matches_schema(plan, step, &outcome.result)?;
+            outcome.follows = follows::of_result(&plan.template, step, &outcome.result)
+                .map_err(|why| StepError::new(why, "invalid_outcome", false))?;
             Ok(outcome)
         }
         Err(mut error) => {
@@ -163,7 +193,9 @@ fn matches_schema(plan: &Plan, step: StepIndex, result: &RawValue) -> Result<(),
 /// What is reported of a checked result.
 pub(crate) fn outcome(checked: Result<StepOutcome, StepError>) -> ReportedOutcome {
     match checked {
-        Ok(StepOutcome { result, metadata }) => ReportedOutcome::Success { result, metadata },
+        Ok(StepOutcome { result, metadata, follows, checkpoint: _ }) => {
+            ReportedOutcome::Success { result, metadata, follows }
+        }
         Err(StepError { message, class, code, retryable, retry_after, metadata }) => {
             let error = StepFailure {
                 message: storable(message, MESSAGE_BYTES),

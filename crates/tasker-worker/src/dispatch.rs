@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgmq_notify::{Channel, Message, PollTimer, QueueName, Wake, Woken};
-use tasker_lifecycle::Timestamp;
 use tasker_lifecycle::template::TemplateHash;
+use tasker_lifecycle::{Shape, StepIndex, Timestamp};
 use tasker_shared::crash_point;
 use tasker_shared::local::LocalClaim;
 use tasker_shared::messages::{Claim, NEW_QUEUES, Report, ReportedOutcome};
@@ -200,6 +200,8 @@ impl Open {
 struct Runnable {
     open: Open,
     plan: Arc<Plan>,
+    shape: Option<Shape>,
+    pattern: StepIndex,
     handler: Arc<dyn StepHandler>,
     limit: u32,
 }
@@ -280,8 +282,8 @@ async fn sort(
 ) -> Vec<Runnable> {
     let mut runnable = Vec::with_capacity(open.len());
     for (open, loaded) in open.into_iter().zip(loaded) {
-        let (template, moved_limit) = match loaded {
-            Loaded::Current { template, limit } => (template, limit),
+        let (template, moved_limit, shape) = match loaded {
+            Loaded::Current { template, limit, shape } => (template, limit, shape),
             Loaded::Stranger(reason) => {
                 let token = &open.claim.token;
                 archive(shared, &token.queue, token.msg_id, reason).await;
@@ -290,7 +292,21 @@ async fn sort(
             }
         };
         match &plans[&template] {
-            Ok(plan) => runnable.extend(runnable_or_settled(shared, reporter, open, plan, moved_limit).await),
+            Ok(plan) => {
+                let steps = plan.template.steps.len();
+                let read = |(letters, batches): (String, Option<String>)| {
+                    Shape::from_stored(steps, letters, batches.as_deref())
+                };
+                match shape.map(read).transpose() {
+                    Ok(shape) => {
+                        runnable.extend(runnable_or_settled(shared, reporter, open, plan, moved_limit, shape).await);
+                    }
+                    Err(error) => {
+                        tracing::warn!(task = %open.claim.task, %error, "batches can't be read; the ticket is given back");
+                        open.give_back(shared, reporter, later(shared)).await;
+                    }
+                }
+            }
             Err(what) => {
                 tracing::warn!(task = %open.claim.task, "template {what}; the ticket is given back");
                 open.give_back(shared, reporter, later(shared)).await;
@@ -308,9 +324,10 @@ async fn runnable_or_settled(
     open: Open,
     plan: &Arc<Plan>,
     moved_limit: Option<u32>,
+    shape: Option<Shape>,
 ) -> Option<Runnable> {
-    let step = open.claim.step;
-    let limit = plan.limit(step, moved_limit);
+    let pattern = shape.as_ref().map_or(open.claim.step, |shape| shape.pattern(open.claim.step));
+    let limit = plan.limit(pattern, moved_limit);
     if open.claim.attempt > limit {
         let (ended_at, worker) = (open.claim.claimed_at, Arc::clone(&shared.id));
         let outcome = ReportedOutcome::LeaseLost;
@@ -318,15 +335,15 @@ async fn runnable_or_settled(
         reporter.report(shared, report).await;
         return None;
     }
-    let Some(handler) = plan.handler(step, &shared.registry) else {
-        let name = &plan.template.step(step).handler.callable;
+    let Some(handler) = plan.handler(pattern, &shared.registry) else {
+        let name = &plan.template.step(pattern).handler.callable;
         if shared.missing.lock().expect("no panic while held").insert(name.clone()) {
             tracing::warn!(handler = name, "steps call for a handler that is not registered here; they are given back");
         }
         open.give_back(shared, reporter, later(shared)).await;
         return None;
     };
-    Some(Runnable { open, plan: Arc::clone(plan), handler, limit })
+    Some(Runnable { open, plan: Arc::clone(plan), shape, pattern, handler, limit })
 }
 
 /// Reads the inputs and starts the attempts.
@@ -334,13 +351,12 @@ async fn start(shared: &Arc<Shared>, reporter: &Reporter, runnable: Vec<Runnable
     if runnable.is_empty() {
         return;
     }
-    let wanted =
-        runnable.iter().map(|r| Wanted { task: r.open.claim.task, ancestors: r.plan.ancestors(r.open.claim.step) });
+    let wanted = runnable.iter().map(|r| Wanted::new(&r.open.claim, &r.plan, r.pattern, r.shape.as_ref()));
     match inputs::gather(&shared.pool, &shared.payloads, &wanted.collect::<Vec<_>>()).await {
         Ok(inputs) => {
-            for (Runnable { open, plan, handler, limit }, input) in runnable.into_iter().zip(inputs) {
+            for (Runnable { open, plan, pattern, handler, limit, .. }, input) in runnable.into_iter().zip(inputs) {
                 let Open { claim, claimed, slot, cancelled } = open;
-                let ready = Ready { claim, claimed, cancelled, slot, plan, handler, limit, input };
+                let ready = Ready { claim, claimed, cancelled, slot, plan, pattern, handler, limit, input };
                 attempt::start(shared, reporter, ready);
             }
         }
@@ -372,12 +388,12 @@ pub(crate) async fn run_handed_over(shared: Arc<Shared>, reporter: Reporter, mut
 /// attempts, they are looked up all the same.
 async fn start_handed_over(shared: &Arc<Shared>, reporter: &Reporter, batch: &mut Vec<LocalClaim>) {
     let (mut runnable, mut again) = (Vec::with_capacity(batch.len()), Vec::new());
-    for LocalClaim { claim, template, slot, claimed } in batch.drain(..) {
+    for LocalClaim { claim, template, shape, slot, claimed } in batch.drain(..) {
         let first = claim.base_attempt == 0;
         let open = Open::new(shared, claim, claimed, slot);
         if first && !shared.stop.claims.is_cancelled() {
             let plan = shared.plans.of(&template);
-            runnable.extend(runnable_or_settled(shared, reporter, open, &plan, None).await);
+            runnable.extend(runnable_or_settled(shared, reporter, open, &plan, None, shape).await);
         } else {
             again.push(open);
         }

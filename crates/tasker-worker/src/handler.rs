@@ -9,10 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tasker_lifecycle::template::{StepTemplate, Template};
-use tasker_lifecycle::{StepIndex, TaskId};
+use tasker_lifecycle::{Follows, StepIndex, TaskId};
+use tasker_shared::follows::NO_BATCH;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::batches::Batches;
+use crate::checkpoints::Checkpoint;
 use crate::encode;
 use crate::field::field;
 
@@ -29,10 +32,12 @@ pub trait StepHandler: Send + Sync + 'static {
 pub struct StepContext(pub(crate) Arc<Attempt>);
 
 /// What a [`StepContext`] shows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Attempt {
     pub(crate) task: TaskId,
     pub(crate) step: StepIndex,
+    /// The step of the template that says how this one is run: itself, unless it is a batch worker.
+    pub(crate) pattern: StepIndex,
     pub(crate) template: Arc<Template>,
     pub(crate) correlation_id: Uuid,
     /// From 1.
@@ -44,6 +49,12 @@ pub(crate) struct Attempt {
     pub(crate) input: Arc<RawValue>,
     /// The results of all ancestors, parents before children.
     pub(crate) results: Vec<(StepIndex, Arc<RawValue>)>,
+    /// The errors of batch workers before this step that failed although it runs.
+    pub(crate) failures: Vec<(StepIndex, Arc<RawValue>)>,
+    /// The batches that this step or steps before it belong to.
+    pub(crate) batches: Vec<Batches>,
+    /// How far an earlier run got.
+    pub(crate) checkpoint: Option<Checkpoint>,
 }
 
 impl StepContext {
@@ -104,7 +115,7 @@ impl StepContext {
     /// could have run.
     pub fn dependencies(&self) -> impl Iterator<Item = (&str, &RawValue)> {
         let attempt = &*self.0;
-        attempt.results.iter().map(|(step, result)| (attempt.template.step(*step).name.as_str(), &**result))
+        attempt.results.iter().map(|(step, result)| (attempt.name_of(*step), &**result))
     }
 
     /// The task.
@@ -125,10 +136,10 @@ impl StepContext {
         self.0.template.namespace.as_str()
     }
 
-    /// The step's name in its template.
+    /// The step's name in its template; of a batch worker `<name>_<batch id>`.
     #[must_use]
     pub fn step_name(&self) -> &str {
-        &self.template_of_step().name
+        self.0.name_of(self.0.step)
     }
 
     /// The name that the handler is registered under.
@@ -199,15 +210,24 @@ impl StepContext {
     }
 
     fn template_of_step(&self) -> &StepTemplate {
-        self.0.template.step(self.0.step)
+        self.0.template.step(self.0.pattern)
     }
 
     fn result_of(&self, step: &str) -> Result<&RawValue, StepError> {
-        let index = self.0.template.step_by_name(step);
-        let found = self.0.results.iter().find(|(at, _)| Some(*at) == index);
+        let found = self.0.results.iter().find(|(at, _)| self.0.name_of(*at) == step);
         found.map(|(_, result)| &**result).ok_or_else(|| {
             invalid(format!("the step `{}` waits for no step `{step}`, so it has no result of it", self.step_name()))
         })
+    }
+}
+
+impl Attempt {
+    /// What a step that this one can see is called.
+    pub(crate) fn name_of(&self, step: StepIndex) -> &str {
+        match self.template.steps.get(step.at()) {
+            Some(step) => &step.name,
+            None => self.batches.iter().find_map(|batches| batches.name(step)).unwrap_or(NO_BATCH),
+        }
     }
 }
 
@@ -236,6 +256,10 @@ fn invalid(message: String) -> StepError {
 pub struct StepOutcome {
     pub(crate) result: Arc<RawValue>,
     pub(crate) metadata: Option<Box<RawValue>>,
+    /// What the result leads to; read from it once it is checked.
+    pub(crate) follows: Follows,
+    /// Where it is no end but a stop on the way.
+    pub(crate) checkpoint: Option<Box<RawValue>>,
 }
 
 impl StepOutcome {
@@ -248,7 +272,7 @@ impl StepOutcome {
         let result = encode::to_raw(&result).map_err(|error| {
             StepError::permanent(format!("the result: {error}")).with_class("result_not_serializable")
         })?;
-        Ok(Self { result: result.into(), metadata: None })
+        Ok(Self { result: result.into(), metadata: None, follows: Follows::Nothing, checkpoint: None })
     }
 
     /// The same success with something beside the result, which no later step reads.

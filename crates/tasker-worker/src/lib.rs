@@ -4,6 +4,8 @@
 //! that implements [`StepHandler`], closures included.
 
 mod attempt;
+mod batches;
+mod checkpoints;
 mod completion;
 mod dispatch;
 mod encode;
@@ -18,6 +20,8 @@ mod registry;
 pub mod testkit;
 mod worker;
 
+pub use batches::{Batch, BatchFailure, Batches, Cursor};
+pub use checkpoints::Checkpoint;
 pub use handler::{StepContext, StepError, StepHandler, StepOutcome};
 pub use registry::HandlerRegistry;
 pub use worker::{RunningWorker, Server, Worker, WorkerBuilder};

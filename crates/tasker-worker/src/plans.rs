@@ -65,7 +65,8 @@ impl Plans {
 }
 
 impl Plan {
-    /// What runs the step in this worker.
+    /// What runs the step in this worker. All these questions are about steps of the template: a batch worker is run as
+    /// its pattern says.
     pub(crate) fn handler(&self, step: StepIndex, registry: &HandlerRegistry) -> Option<Arc<dyn StepHandler>> {
         registry.get(&self.template.step(step).handler.callable).cloned()
     }

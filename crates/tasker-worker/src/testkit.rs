@@ -74,6 +74,7 @@ pub async fn call(handler: &dyn StepHandler, attempt: Attempt) -> Result<StepOut
     let ctx = StepContext(Arc::new(handler::Attempt {
         task: TaskId::new(0, 0),
         step,
+        pattern: step,
         correlation_id: uuid::Uuid::nil(),
         number: attempt,
         limit: template.steps[step.at()].retry.max_attempts.max(1),
@@ -82,6 +83,9 @@ pub async fn call(handler: &dyn StepHandler, attempt: Attempt) -> Result<StepOut
         cancelled: CancellationToken::new(),
         input: context,
         results,
+        failures: Vec::new(),
+        batches: Vec::new(),
+        checkpoint: None,
     }));
     let returned = attempt::call(handler, ctx, timeout).await;
     attempt::checked(&Config::default().limits, &plan, step, returned)

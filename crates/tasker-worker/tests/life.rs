@@ -164,7 +164,7 @@ async fn a_worker_survives_the_loss_of_every_connection() {
 async fn hand_over(setup: &Setup, local: &LocalWorker, claim: &Claim) {
     let slot = reserve(setup, local).await;
     let template = Arc::clone(&setup.template);
-    local.hand_over(LocalClaim { claim: claim.clone(), template, slot, claimed: Instant::now() });
+    local.hand_over(LocalClaim { claim: claim.clone(), template, shape: None, slot, claimed: Instant::now() });
 }
 
 /// A slot, as soon as the worker does not need it to look into its queues.
@@ -242,7 +242,7 @@ async fn claims_that_are_handed_over_to_a_stopping_worker_are_given_back() {
     let second = setup.claim(LONG).await;
     let second = second.into_iter().find(|claim| claim.task != first[0].task).unwrap();
     let template = Arc::clone(&setup.template);
-    local.hand_over(LocalClaim { claim: second.clone(), template, slot, claimed: Instant::now() });
+    local.hand_over(LocalClaim { claim: second.clone(), template, shape: None, slot, claimed: Instant::now() });
     setup
         .until(&format!(
             "SELECT EXISTS (SELECT FROM {} WHERE read_ct = 2 AND vt <= clock_timestamp()

@@ -81,6 +81,28 @@ pub fn demos(data_folder: &str) -> Vec<Demo> {
         final_step: "insights",
         expect: expect_insights,
     });
+    demos.push(Demo {
+        namespace: "finance",
+        template: "expense_approval",
+        version: "1.0.0",
+        about: "a decision asks a manager and finance; the third way is not created",
+        context: json!({"amount_cents": 612_000, "purpose": "Travel to the trade fair"}),
+        final_step: "pay",
+        expect: |result| {
+            same(result, "paid_cents", 612_000)?;
+            same(result, "approved_by", json!(["finance", "manager"]))?;
+            Ok("paid, approved by finance and a manager".to_owned())
+        },
+    });
+    demos.push(Demo {
+        namespace: "shop",
+        template: "catalogue_import",
+        version: "1.0.0",
+        about: "1,000 products in five batches of 200, at most three at once",
+        context: json!({"products_file": file("products.csv")}),
+        final_step: "totals",
+        expect: expect_import,
+    });
     demos
 }
 
@@ -176,6 +198,20 @@ fn expect_inventory(result: &Value) -> Result<String, Mismatch> {
     same(result, "reorder", reorder)?;
     same(result, "categories", categories)?;
     Ok(format!("{count} products worth {}, {} to reorder", euros(value), shortages.len()))
+}
+
+fn expect_import(result: &Value) -> Result<String, Mismatch> {
+    let (mut count, mut units, mut value) = (0, 0, 0);
+    for product in product_columns() {
+        count += 1;
+        units += product.stock;
+        value += product.cents * product.stock;
+    }
+    same(result, "batches", 5)?;
+    same(result, "products", count)?;
+    same(result, "units", units)?;
+    same(result, "stock_value_cents", value)?;
+    Ok(format!("{count} products worth {} in 5 batches", euros(value)))
 }
 
 fn expect_insights(result: &Value) -> Result<String, Mismatch> {

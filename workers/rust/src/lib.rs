@@ -1,5 +1,5 @@
 //! Example workflows and their Rust handlers: arithmetic in four shapes of graphs, order fulfilment, an inventory
-//! report and an analytics pipeline, each on real input.
+//! report, an analytics pipeline, an approval by decision and an import in batches, each on real input.
 //!
 //! [`templates`] are the YAML documents to register, [`register`] adds the handlers to a worker's registry,
 //! [`write_data`] puts the shipped input files into a folder, and [`demos`] are tasks on these files together with
@@ -7,9 +7,11 @@
 
 mod analytics;
 mod arithmetic;
+mod batches;
 mod catalogue;
 mod csv;
 mod demo;
+mod expenses;
 mod files;
 mod inventory;
 mod money;
@@ -34,6 +36,8 @@ pub fn register(registry: &mut HandlerRegistry) {
     orders::register(registry);
     inventory::register(registry);
     analytics::register(registry);
+    expenses::register(registry);
+    batches::register(registry);
 }
 
 /// The example templates: name and YAML text.
@@ -47,6 +51,8 @@ pub fn templates() -> &'static [(&'static str, &'static str)] {
         ("order_fulfillment", include_str!("../templates/order_fulfillment.yaml")),
         ("product_inventory", include_str!("../templates/product_inventory.yaml")),
         ("analytics_pipeline", include_str!("../templates/analytics_pipeline.yaml")),
+        ("expense_approval", include_str!("../templates/expense_approval.yaml")),
+        ("catalogue_import", include_str!("../templates/catalogue_import.yaml")),
     ]
 }
 

@@ -417,7 +417,7 @@ fn sizes_are_limited() {
     let started = Instant::now();
     let (template, _) = from_json(&document(100_000), None).unwrap();
     assert_eq!(template.dag.len(), 100_000);
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(120), "{:?}", started.elapsed());
     assert_eq!(from_json(&document(100_001), None).unwrap_err()[0].code, "too_many_steps");
 }
 

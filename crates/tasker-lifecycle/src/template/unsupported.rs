@@ -1,6 +1,6 @@
 //! What a template may say and this version of the engine does not act on.
 
-use super::model::{Lifecycle, StepKind, StepTemplate, Template};
+use super::model::{Lifecycle, StepTemplate, Template};
 use super::problem::{Findings, Path, Problem};
 
 pub(super) fn find(template: &Template) -> Vec<Problem> {
@@ -24,17 +24,11 @@ pub(super) fn find(template: &Template) -> Vec<Problem> {
 
 fn find_in_step(step: &StepTemplate, at: &Path<'_>, out: &mut Findings) {
     let mut refuse_key = |key, message: &str| refuse(&Path::Key(at, key), message, out);
-    if step.kind != StepKind::Standard {
-        refuse_key("type", &format!("steps of type {} are not run yet", step.kind));
-    }
     if !step.publishes_events.is_empty() {
         refuse_key("publishes_events", "domain events are not published yet");
     }
     if !step.uses.is_empty() {
         refuse_key("uses", "shared resources are not limited yet");
-    }
-    if step.batch_config.is_some() {
-        refuse_key("batch_config", "steps are not split into batches yet");
     }
     let handler = Path::Key(at, "handler");
     if let Some(method) = &step.handler.method {

@@ -228,7 +228,9 @@ impl From<Refused> for ApiError {
                 Self::new(StatusCode::CONFLICT, "STEP_STATE", message).with(json!({ "current_state": state }))
             }
             Refused::UnknownStep(_) => Self::not_found("step"),
-            Refused::AttemptZero => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID_REQUEST", message),
+            Refused::AttemptZero | Refused::BadOutcome(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID_REQUEST", message)
+            }
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -14,13 +13,13 @@ use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use tasker_client::graph::{Graph, GraphQuery};
 use tasker_client::types::{History, HistoryEntry, HistoryQuery, StepTransition, TaskEvent};
-use tasker_lifecycle::template::Template;
 use tasker_lifecycle::{Cause, StepIndex, StepState, TaskId, passing_states};
 use tasker_shared::store::queries::{self, HistoryRow};
 
 use super::error::ApiError;
 use super::guard::Place;
 use super::input::{Params, task_id};
+use super::names::StepNames;
 use super::{Api, Refusals};
 use crate::errors::Violation;
 use crate::watch::Watcher;
@@ -48,19 +47,19 @@ pub(super) async fn history(
         return Err(ApiError::invalid(&[Violation { path: "/limit".to_owned(), message }]));
     }
     let after = i32::try_from(query.after.unwrap_or(0).max(0)).unwrap_or(i32::MAX);
-    let template = api.template_of(task).await?;
+    let names = api.names_of(task).await?;
     let mut conn = api.engine.pool().acquire().await?;
     let mut rows = queries::history(&mut conn, task, after, i64::from(limit) + 1).await?;
     drop(conn);
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next_after = rows.last().filter(|_| more).map(|row| i64::from(row.seq));
-    let entries = rows.into_iter().map(|row| entry(&template, row)).collect();
+    let entries = rows.into_iter().map(|row| entry(&names, row)).collect();
     Ok(Json(History { task_uuid: task.uuid(), entries, next_after }))
 }
 
 /// A history row with names instead of positions and letters.
-fn entry(template: &Template, row: HistoryRow) -> HistoryEntry {
+fn entry(names: &StepNames, row: HistoryRow) -> HistoryEntry {
     let moved = row.from != row.to;
     HistoryEntry {
         seq: i64::from(row.seq),
@@ -70,7 +69,7 @@ fn entry(template: &Template, row: HistoryRow) -> HistoryEntry {
         task_to: moved.then_some(row.to),
         passed: cause(&row.cause).map(|cause| passing_states(cause).to_vec()).unwrap_or_default(),
         detail: row.detail.and_then(|detail| serde_json::from_str(&detail).ok()),
-        transitions: row.changes.split_ascii_whitespace().filter_map(|change| transition(template, change)).collect(),
+        transitions: row.changes.split_ascii_whitespace().filter_map(|change| transition(names, change)).collect(),
         cause: row.cause,
     }
 }
@@ -80,14 +79,24 @@ fn cause(word: &str) -> Option<Cause> {
 }
 
 /// Reads `step:FROM TO@attempts`, written without the space.
-fn transition(template: &Template, change: &str) -> Option<StepTransition> {
+fn transition(names: &StepNames, change: &str) -> Option<StepTransition> {
     let (step, rest) = change.split_once(':')?;
     let (letters, attempt) = rest.split_once('@')?;
     let mut states = letters.chars().map(StepState::from_letter);
     let (from, to) = (states.next()?.ok()?, states.next()?.ok()?);
-    let step: usize = step.parse().ok()?;
-    let name = template.steps.get(step)?.name.clone();
-    Some(StepTransition { step: name, from: Some(from), to, attempt: attempt.parse().ok()? })
+    let name = names.of(StepIndex(step.parse().ok()?))?.to_owned();
+    Some(StepTransition {
+        step: name,
+        from: Some(from).filter(|from| from.exists()),
+        to,
+        attempt: attempt.parse().ok()?,
+    })
+}
+
+/// Whether a row speaks of batch workers that were made after the names were read.
+fn is_newer(names: &StepNames, row: &HistoryRow) -> bool {
+    let step = |change: &str| change.split_once(':')?.0.parse().ok().map(StepIndex);
+    row.changes.split_ascii_whitespace().filter_map(step).any(|step| names.of(step).is_none())
 }
 
 #[utoipa::path(get, path = "/v1/tasks/{uuid}/events", tag = "tasks",
@@ -104,7 +113,7 @@ pub(super) async fn events(
 ) -> Result<Response, ApiError> {
     let task = task_id(&uuid)?;
     let watcher = api.engine.watch().subscribe(task);
-    let template = api.template_of(task).await?;
+    let names = api.names_of(task).await?;
     let after = match headers.get("last-event-id") {
         None => api.progress(task).await?.0,
         Some(id) => id
@@ -115,7 +124,7 @@ pub(super) async fn events(
             .ok_or_else(|| ApiError::bad_request("INVALID_EVENT_ID", "Last-Event-ID is not the id of an event"))?,
     };
     let place = place.map(|Extension(place)| place);
-    let tail = Tail { api, task, template, watcher, after, ready: VecDeque::new(), ended: false, _place: place };
+    let tail = Tail { api, task, names, watcher, after, ready: VecDeque::new(), ended: false, _place: place };
     Ok(Sse::new(tail.stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
@@ -123,7 +132,7 @@ pub(super) async fn events(
 struct Tail {
     api: Api,
     task: TaskId,
-    template: Arc<Template>,
+    names: StepNames,
     watcher: Watcher,
     after: i32,
     ready: VecDeque<TaskEvent>,
@@ -173,10 +182,15 @@ impl Tail {
 
     async fn read(&mut self) -> Result<(), ApiError> {
         let mut conn = self.api.engine.pool().acquire().await?;
-        for row in queries::history(&mut conn, self.task, self.after, STREAM_PAGE).await? {
+        let rows = queries::history(&mut conn, self.task, self.after, STREAM_PAGE).await?;
+        drop(conn);
+        if rows.iter().any(|row| is_newer(&self.names, row)) {
+            self.names = self.api.names_of(self.task).await?;
+        }
+        for row in rows {
             self.after = row.seq;
             let status = row.to;
-            let entry = entry(&self.template, row);
+            let entry = entry(&self.names, row);
             self.ready.push_back(TaskEvent { task_uuid: self.task.uuid(), status, entry });
         }
         Ok(())
@@ -194,10 +208,6 @@ pub(super) async fn graph(
     Path(uuid): Path<String>,
     Params(query): Params<GraphQuery>,
 ) -> Result<Response, ApiError> {
-    let view = api.task(task_id(&uuid)?).await?;
-    let template = view.record.task.template();
-    let names = template.steps.iter().map(|step| step.name.as_str());
-    let parents = (0..template.steps.len()).map(|at| template.dag.parents(StepIndex::from(at)));
-    let graph = Graph::new(&template.name, names, parents, Some(&view.states()));
+    let graph = api.task(task_id(&uuid)?).await?.graph();
     Ok(([(CONTENT_TYPE, query.format.media_type())], graph.render(query.format)).into_response())
 }

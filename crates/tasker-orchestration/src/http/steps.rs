@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use chrono::{DateTime, Utc};
 use tasker_client::types::{AttemptError, AttemptOutcome, StepAudit, StepResponse};
-use tasker_lifecycle::StepIndex;
+use tasker_lifecycle::{StepIndex, StepState};
 use tasker_shared::messages::StepFailure;
 use tasker_shared::store::queries::{self, Attempt};
 
@@ -55,7 +55,7 @@ async fn step_in(api: &Api, uuid: &str, step: &str) -> Result<(TaskView, StepInd
     let task = task_id(uuid)?;
     let step = step_of(task, step)?;
     let view = api.task_with(task, Some(step)).await?;
-    if view.record.task.step(step).is_none() {
+    if !view.record.task.step(step).is_some_and(StepState::exists) {
         return Err(ApiError::not_found("step"));
     }
     Ok((view, step))
@@ -74,7 +74,7 @@ fn entry(view: &TaskView, step: StepIndex, attempt: Attempt) -> Result<StepAudit
     Ok(StepAudit {
         task_uuid: task.id().uuid(),
         step_uuid: task.id().step(step).uuid(),
-        step_name: task.template().step(step).name.clone(),
+        step_name: view.name(step).to_owned(),
         attempt: u32::try_from(attempt.attempt).unwrap_or(0),
         outcome: match attempt.outcome.as_str() {
             "success" => AttemptOutcome::Success,

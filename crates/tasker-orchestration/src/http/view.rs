@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use tasker_client::graph::Graph;
 use tasker_client::types::{ExecutionStatus, StepResponse, TaskHealth, TaskResponse, TaskSummary};
-use tasker_lifecycle::{Event, StepIndex, StepState, Task, TaskId, TaskState, Timestamp, decide};
+use tasker_lifecycle::{Event, Expansion, StepIndex, StepState, Task, TaskId, TaskState, Timestamp, decide};
 use tasker_shared::store::from_sql;
 use tasker_shared::store::queries::{LastAttempt, Summary, TaskRecord, Ticket};
 
+use super::names::StepNames;
 use crate::submit::Accepted;
 
 /// A task with what is known of its steps beside their states.
 #[derive(Debug)]
 pub(super) struct TaskView {
     pub(super) record: TaskRecord,
+    names: StepNames,
     tickets: HashMap<StepIndex, Ticket>,
     attempts: HashMap<StepIndex, LastAttempt>,
     now: Timestamp,
@@ -22,12 +25,13 @@ pub(super) struct TaskView {
 impl TaskView {
     pub(super) fn new(
         record: TaskRecord,
+        names: StepNames,
         tickets: Vec<(StepIndex, Ticket)>,
         attempts: Vec<LastAttempt>,
         now: Timestamp,
     ) -> Self {
         let attempts = attempts.into_iter().map(|attempt| (attempt.step, attempt)).collect();
-        Self { record, tickets: tickets.into_iter().collect(), attempts, now }
+        Self { record, names, tickets: tickets.into_iter().collect(), attempts, now }
     }
 
     /// A task that was created just now, without a look at the database: what follows from a start is known.
@@ -36,7 +40,7 @@ impl TaskView {
         let mut task = Task::new(created.task, template);
         let created_at = created_at(created.task);
         let now = from_sql(created_at);
-        decide(&task, Event::Started, now).expect("a start always applies").evolve(&mut task);
+        decide(&task, &Event::Started, now).expect("a start always applies").evolve(&mut task);
         let record = TaskRecord {
             priority,
             updated_at: created_at,
@@ -50,7 +54,8 @@ impl TaskView {
             tags: details.tags,
             task,
         };
-        Self::new(record, Vec::new(), Vec::new(), now)
+        let names = StepNames::new(&record.task, &HashMap::new());
+        Self::new(record, names, Vec::new(), Vec::new(), now)
     }
 
     /// A step's state, with `in_progress` where its ticket says so.
@@ -62,22 +67,43 @@ impl TaskView {
         }
     }
 
-    /// Every step's state, by position.
-    pub(super) fn states(&self) -> Vec<StepState> {
-        (0..self.record.task.steps().len()).map(|at| self.state(StepIndex::from(at))).collect()
+    /// The graph with the states of its steps. What was not created is shown as that; batch workers stand in the place
+    /// of their pattern.
+    pub(super) fn graph(&self) -> Graph {
+        let task = &self.record.task;
+        let replaced = |step: &StepIndex| task.expansions().iter().any(|expansion| expansion.worker == *step);
+        let shown: Vec<StepIndex> =
+            (0..task.steps().len()).map(StepIndex::from).filter(|step| !replaced(step)).collect();
+        let places: HashMap<StepIndex, StepIndex> =
+            shown.iter().enumerate().map(|(place, step)| (*step, StepIndex::from(place))).collect();
+        let parents = shown.iter().map(|step| {
+            task.parents(*step).iter().filter_map(|parent| places.get(parent).copied()).collect::<Vec<_>>()
+        });
+        let states: Vec<StepState> = shown.iter().map(|step| self.state(*step)).collect();
+        Graph::new(&task.template().name, shown.iter().map(|step| self.name(*step)), parents, Some(&states))
     }
 
-    /// Every step, parents before children.
+    /// What a step is called.
+    pub(super) fn name(&self, step: StepIndex) -> &str {
+        self.names.of(step).expect("the names were read with the task")
+    }
+
+    /// Every step that the task has, parents before children.
     pub(super) fn steps(&self) -> Vec<StepResponse> {
-        let order = self.record.task.template().dag.topological();
-        order.iter().map(|step| self.step(*step)).collect()
+        let task = &self.record.task;
+        let made = |pattern: StepIndex| {
+            task.expansions().iter().filter(move |expansion| expansion.worker == pattern).flat_map(Expansion::steps)
+        };
+        let order = task.template().dag.topological().iter();
+        let order = order.flat_map(|step| std::iter::once(*step).chain(made(*step)));
+        order.filter(|step| task.steps()[step.at()].exists()).map(|step| self.step(step)).collect()
     }
 
     /// One step.
     pub(super) fn step(&self, index: StepIndex) -> StepResponse {
         let task = &self.record.task;
         let (template, live, state) = (task.template(), task.live(index), self.state(index));
-        let policy = &template.step(index).retry;
+        let policy = &template.step(task.pattern(index)).retry;
         let last = self.attempts.get(&index);
         let begun = match self.tickets.get(&index) {
             Some(Ticket::Claimed { attempt }) => *attempt,
@@ -85,14 +111,15 @@ impl TaskView {
             Some(Ticket::Reported) | None => 0,
         };
         let attempts = task.attempts(index).max(begun);
-        let parents = u32::try_from(template.dag.parents(index).len()).unwrap_or(u32::MAX);
+        let created = |parent: &StepIndex| task.steps()[parent.at()].exists();
+        let parents = sum(task.parents(index).iter().filter(|parent| created(parent)).count());
         let waiting = task.waiting_parents(index);
         let due = live.retry_at.is_none_or(|at| at <= self.now);
         let open = !task.state().is_terminal();
         StepResponse {
             step_uuid: task.id().step(index).uuid(),
             task_uuid: task.id().uuid(),
-            name: template.step(index).name.clone(),
+            name: self.name(index).to_owned(),
             created_at: created_at(task.id()),
             updated_at: self.updated_at(index, state),
             completed_at: state.satisfies().then(|| last.map_or(self.record.updated_at, |last| last.ended_at)),
@@ -110,7 +137,8 @@ impl TaskView {
                 && due
                 && matches!(state, StepState::Pending | StepState::WaitingForRetry),
             total_parents: parents,
-            completed_parents: parents - waiting,
+            // What a decision may still create is waited for, and no parent yet.
+            completed_parents: parents.saturating_sub(waiting),
             attempts,
             max_attempts: task.limit(index),
             last_failure_at: last.and_then(|last| last.last_failure_at),
@@ -127,8 +155,8 @@ impl TaskView {
             StepState::Cancelled | StepState::ResolvedManually => self.record.updated_at,
             StepState::Pending => start,
             _ => {
-                let parents = self.record.task.template().dag.parents(index).iter();
-                parents.filter_map(ended).chain(ended(&index)).max().unwrap_or(start)
+                let parents = self.record.task.parents(index);
+                parents.iter().filter_map(ended).chain(ended(&index)).max().unwrap_or(start)
             }
         }
     }
@@ -201,7 +229,8 @@ impl TaskView {
 /// A task in a list.
 pub(super) fn summary(row: Summary) -> TaskSummary {
     let of = |letters: &[char]| sum(row.steps.chars().filter(|letter| letters.contains(letter)).count());
-    let (total, completed) = (sum(row.steps.len()), of(&['C', 'R']));
+    let absent = of(&[StepState::NotCreated.letter(), StepState::Skipped.letter()]);
+    let (total, completed) = (sum(row.steps.len()) - absent, of(&['C', 'R']));
     TaskSummary {
         task_uuid: row.id.uuid(),
         failed_steps: of(&['E']),

@@ -16,9 +16,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use server::{Server, history, history_folds, violations};
 use sqlx::PgConnection;
-use tasker_lifecycle::template::{self, Template};
+use tasker_lifecycle::template::{self, StepKind, Template};
 use tasker_lifecycle::{
-    Decision, Effect, Event, Holder, Nonce, StepIndex, StepState, Task, TaskId, TicketRef, Timestamp, decide,
+    Decision, Effect, Event, Follows, Holder, Nonce, StepIndex, StepState, Task, TaskId, TicketRef, Timestamp, decide,
 };
 use tasker_shared::messages::{Claim, Report, ReportedOutcome, StepFailure, ticket_queue};
 use tasker_shared::store::claims::{self, Loaded};
@@ -263,12 +263,29 @@ impl Lives {
             Outcome::Success => ReportedOutcome::Success {
                 result: RawValue::from_string("1".to_owned()).unwrap().into(),
                 metadata: None,
+                follows: self.follows(claim.task, claim.step, claim.token.nonce.as_u128()),
             },
             Outcome::Soon => failure(true, None),
             Outcome::Later => failure(true, Some(LATER_MS)),
             Outcome::Permanent => failure(false, None),
         };
         Report { claim, outcome, started_at: None, ended_at: Timestamp(1), worker: "tested".into() }
+    }
+
+    /// What a success of this step leads to: one of the choices or splits that `seed` picks.
+    fn follows(&self, task: TaskId, step: StepIndex, seed: u128) -> Follows {
+        let pattern = self.twins[&task].pattern(step);
+        match self.template.step(pattern).kind {
+            StepKind::Decision => {
+                let children = self.template.dag.children(pattern).iter().enumerate();
+                Follows::Branches(children.filter(|(at, _)| seed >> at & 1 == 1).map(|(_, step)| *step).collect())
+            }
+            StepKind::Batchable => {
+                let worker = self.template.worker_of(pattern).unwrap();
+                Follows::Batches { worker, count: u32::try_from(seed % 4).unwrap() + 1 }
+            }
+            StepKind::Standard | StepKind::DeferredConvergence | StepKind::BatchWorker => Follows::Nothing,
+        }
     }
 
     /// Of these reports those whose ticket is there, each once, as events.
@@ -340,15 +357,15 @@ impl Lives {
             0 => Event::Cancelled,
             1..6 => Event::StepReset { step: failed },
             6..9 => Event::StepResolved { step: failed },
-            _ => Event::StepCompleted { step },
+            _ => Event::StepCompleted { step, follows: self.follows(task, step, u128::from(at as u64)) },
         }
     }
 
     /// What workers had stored is decided on first, then the order.
     async fn command(&mut self, task: TaskId, event: Event) {
-        let before = self.stored.iter().filter(|(of, _)| *of == task).copied();
-        let events: Vec<_> = before.chain([(task, event)]).collect();
-        let answer = self.a_server().command(task, event).await;
+        let before = self.stored.iter().filter(|(of, _)| *of == task).cloned();
+        let events: Vec<_> = before.chain([(task, event.clone())]).collect();
+        let answer = self.a_server().command(task, event.clone()).await;
         let last = self.committed(events).await;
         assert_eq!(answer.ok(), last.map(|decision| !decision.is_empty()), "{event:?}");
     }
@@ -361,7 +378,7 @@ impl Lives {
         for (task, event) in events {
             let there = queries::task(&mut conn, task, &self.templates).await.unwrap().unwrap();
             let twin = self.twins.get_mut(&task).unwrap();
-            last = decide(twin, event, from_sql(there.updated_at)).ok();
+            last = decide(twin, &event, from_sql(there.updated_at)).ok();
             if let Some(decision) = &last {
                 decision.evolve(twin);
                 if !decision.is_empty() {
@@ -435,15 +452,38 @@ fn adopt(twin: &mut Task, decision: &Decision, stored: &Task) {
 }
 
 fn random_template(rng: &mut StdRng) -> Template {
-    let steps = rng.random_range(1..9);
-    let steps: Vec<_> = (0..steps)
-        .map(|at| {
-            let parents: Vec<String> = (0..at).filter(|_| rng.random_bool(0.4)).map(|at| format!("s{at}")).collect();
-            let retry =
-                json!({"max_attempts": rng.random_range(1..4), "backoff": "none", "max_backoff_ms": LATER_MS * 2});
-            json!({"name": format!("s{at}"), "handler": "h", "dependencies": parents, "retry": retry})
-        })
-        .collect();
+    let count = rng.random_range(1..9);
+    let plain = rng.random_bool(0.3);
+    let mut parents: Vec<Vec<String>> = Vec::new();
+    for at in 0..count {
+        parents.push((0..at).filter(|_| rng.random_bool(0.4)).map(|at| format!("s{at}")).collect());
+    }
+    let mut steps = Vec::new();
+    for at in 0..count {
+        let name = format!("s{at}");
+        let has_children = parents.iter().any(|parents| parents.contains(&name));
+        // Some are decisions, wait for what was created, or are split.
+        let kind = match rng.random_range(0..6) {
+            _ if plain => "standard",
+            0 if has_children => "decision",
+            1 if at > 0 => "deferred",
+            2 => "batchable",
+            _ => "standard",
+        };
+        let retry = json!({"max_attempts": rng.random_range(1..4), "backoff": "none", "max_backoff_ms": LATER_MS * 2});
+        let mut step =
+            json!({"name": name, "type": kind, "handler": "h", "dependencies": parents[at], "retry": retry.clone()});
+        if kind == "batchable" {
+            let strategy = ["continue_on_failure", "fail_fast", "isolate"][rng.random_range(0..3)];
+            step["batch_config"] = json!({"batch_size": 1, "parallelism": rng.random_range(1..3), "cursor_field": "id",
+                                          "failure_strategy": strategy});
+            let (worker, convergence) = (format!("w{at}"), format!("c{at}"));
+            steps.push(json!({"name": worker, "type": "batch_worker", "handler": "h", "dependencies": [name],
+                              "retry": retry}));
+            steps.push(json!({"name": convergence, "type": "deferred", "handler": "h", "dependencies": [worker]}));
+        }
+        steps.push(step);
+    }
     let document = json!({"name": "lives", "namespace_name": "test", "version": "1.0.0", "steps": steps});
     template::from_json(&document, None).unwrap().0
 }

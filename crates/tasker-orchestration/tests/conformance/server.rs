@@ -111,7 +111,7 @@ impl Server {
         let snapshots = snapshots(&mut tx, self.parts(), &locked.versions).await.unwrap();
         let mut advance = Advance::new(locked.now, snapshots);
         for (task, event) in events {
-            advance.event(*task, *event).unwrap();
+            advance.event(*task, event).unwrap();
         }
         let after = advance.write(&mut tx, self.parts()).await.unwrap();
         tx.commit().await.unwrap();
@@ -148,7 +148,8 @@ pub(super) async fn history(conn: &mut PgConnection, task: TaskId) -> Vec<Histor
 
 /// The history, folded over steps that are all pending, is the task.
 pub(super) fn history_folds(rows: &[HistoryRow], task: &Task) {
-    let mut steps = vec![(StepState::Pending, 0); task.steps().len()];
+    let mut steps: Vec<(StepState, u32)> = task.template().initial_states().iter().map(|state| (*state, 0)).collect();
+    steps.resize(task.steps().len(), (StepState::NotCreated, 0));
     let mut state = TaskState::Pending;
     for (row, seq) in rows.iter().zip(1..) {
         assert_eq!((row.seq, row.from), (seq, state));

@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tasker_client::types::{RegisterRequest, RegisterResponse, TaskRequest};
 use tasker_client::{Client, ClientError};
-use tasker_lifecycle::Timestamp;
+use tasker_lifecycle::{Follows, Timestamp};
 use tasker_orchestration::{Engine, Running, http};
 use tasker_shared::config::{Config, Environment};
 use tasker_shared::local::LocalServer;
@@ -166,7 +166,11 @@ pub fn order() -> TaskRequest {
 }
 
 pub fn success(json: &str) -> ReportedOutcome {
-    ReportedOutcome::Success { result: Arc::from(RawValue::from_string(json.to_owned()).unwrap()), metadata: None }
+    ReportedOutcome::Success {
+        result: Arc::from(RawValue::from_string(json.to_owned()).unwrap()),
+        metadata: None,
+        follows: Follows::Nothing,
+    }
 }
 
 pub fn failure(retryable: bool) -> ReportedOutcome {

@@ -1,10 +1,11 @@
 -- One statement for a whole batch: task rows, history, attempts and tickets. The tasks are locked already.
 WITH advanced AS (
     UPDATE tasker.tasks AS t
-    SET state = u.state, version = u.version, seq = u.seq, steps = u.steps, sparse = u.sparse::jsonb, updated_at = $7,
+    SET state = u.state, version = u.version, seq = u.seq, steps = u.steps, sparse = u.sparse::jsonb,
+        expansions = u.expansions, updated_at = $7,
         ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled', 'resolved_manually') THEN $7::timestamptz END
-    FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::integer[], $5::text[], $6::text[])
-        AS u (id, state, version, seq, steps, sparse)
+    FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $37::text[])
+        AS u (id, state, version, seq, steps, sparse, expansions)
     -- The range lets the executor open only the partitions of this batch.
     WHERE t.task_uuid = u.id AND t.task_uuid BETWEEN $35 AND $36
     RETURNING t.task_uuid
@@ -15,14 +16,14 @@ WITH advanced AS (
         AS h (id, seq, cause, from_state, to_state, changes, detail)
 ), tried AS (
     INSERT INTO tasker.attempts (task_uuid, step, attempt, nonce, outcome, retryable, retry_after_ms, worker,
-                                 claimed_at, started_at, ended_at, result, error, metadata)
+                                 claimed_at, started_at, ended_at, result, error, metadata, follows)
     SELECT a.id, a.step, a.attempt, a.nonce, a.outcome, a.retryable, a.retry_after, a.worker, a.claimed, a.started,
-           a.ended, a.result::json, a.error::json, a.metadata::json
+           a.ended, a.result::json, a.error::json, a.metadata::json, a.follows::json
     FROM unnest($16::uuid[], $17::integer[], $18::integer[], $19::uuid[], $20::text[], $21::boolean[], $22::bigint[],
                 $23::text[], $24::timestamptz[], $25::timestamptz[], $26::timestamptz[], $27::text[], $28::text[],
-                $29::text[])
+                $29::text[], $38::text[])
         AS a (id, step, attempt, nonce, outcome, retryable, retry_after, worker, claimed, started, ended, result, error,
-              metadata)
+              metadata, follows)
 )
 -- The count of tickets is added as nothing, so that one row answers and the sends are made.
 SELECT (SELECT count(*) FROM advanced) + 0 * pgmq_notify.send($30, $31, $32, $33, $34) AS "written!"

@@ -74,6 +74,8 @@ pub enum Loaded {
         template: TemplateHash,
         /// The attempt that may be the last, where an operator's reset moved it.
         limit: Option<u32>,
+        /// The stored letters and batches, where the task's steps are not simply those of its template.
+        shape: Option<(String, Option<String>)>,
     },
     /// The task row does not name it; why, for the archive.
     Stranger(&'static str),
@@ -94,7 +96,8 @@ pub async fn load(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec<Loade
                   coalesce(substr(t.steps, u.step + 1, 1) IN ('Q', 'W')
                            AND t.sparse -> (u.step::text) ->> 'n' = u.nonce::text
                            AND (t.sparse -> (u.step::text) ->> 'm')::bigint = u.msg_id, false) AS "ours!",
-                  (t.sparse -> (u.step::text) ->> 'l')::bigint AS "attempt_limit"
+                  (t.sparse -> (u.step::text) ->> 'l')::bigint AS "attempt_limit",
+                  CASE WHEN t.expansions IS NOT NULL OR t.steps ~ '[.-]' THEN t.steps END AS letters, t.expansions
            FROM unnest($1::uuid[], $2::integer[], $3::uuid[], $6::bigint[]) WITH ORDINALITY
                AS u (task, step, nonce, msg_id, ord)
            LEFT JOIN tasker.tasks t ON t.task_uuid = u.task AND t.task_uuid BETWEEN $4 AND $5"#,
@@ -116,10 +119,43 @@ pub async fn load(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec<Loade
             Loaded::Stranger("its step has another ticket or none")
         } else {
             let limit = row.attempt_limit.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX));
-            Loaded::Current { template: hash(&template)?, limit }
+            let shape = row.letters.map(|letters| (letters, row.expansions));
+            Loaded::Current { template: hash(&template)?, limit, shape }
         };
     }
     Ok(loaded)
+}
+
+/// The errors of steps that failed for good, JSON texts in the order in which they were asked for.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn failures(
+    conn: &mut PgConnection,
+    steps: &[(TaskId, StepIndex)],
+) -> Result<Vec<Option<Arc<RawValue>>>, StoreError> {
+    let tasks: Vec<Uuid> = steps.iter().map(|(task, _)| task.uuid()).collect();
+    let indexes: Vec<i32> = steps.iter().map(|(_, step)| step_column(*step)).collect();
+    let rows = sqlx::query!(
+        r#"SELECT u.ord AS "ord!", f.error AS "error!"
+           FROM unnest($1::uuid[], $2::integer[]) WITH ORDINALITY AS u (task, step, ord)
+           CROSS JOIN LATERAL (
+               SELECT coalesce(a.error::text, json_build_object('error_type', a.outcome, 'message',
+                          'its attempts were used up by workers that died')::text) AS error
+               FROM tasker.attempts a WHERE a.task_uuid = u.task AND a.step = u.step
+               ORDER BY a.attempt DESC LIMIT 1
+           ) f"#,
+        &tasks,
+        &indexes
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut failures = vec![None; steps.len()];
+    for row in rows {
+        let json = RawValue::from_string(row.error).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+        failures[position(row.ord)] = Some(json.into());
+    }
+    Ok(failures)
 }
 
 /// What handlers are given, beside what is cached: JSON texts in the order in which they were asked for.

@@ -99,6 +99,7 @@ fn reason_name(reason: DeadLetterReason) -> &'static str {
         DeadLetterReason::AttemptsExhausted => "attempts_exhausted",
         DeadLetterReason::PermanentFailure => "permanent_failure",
         DeadLetterReason::LeaseLost => "lease_lost",
+        DeadLetterReason::BadOutcome => "bad_outcome",
     }
 }
 

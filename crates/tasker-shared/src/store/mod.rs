@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tasker_lifecycle::{CorruptTask, Timestamp};
 
 pub mod cache;
+pub mod checkpoints;
 pub mod claims;
 pub mod dead_letters;
 pub mod discards;

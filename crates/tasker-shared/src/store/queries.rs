@@ -5,6 +5,8 @@
 
 mod templates;
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use pgmq_notify::QueueName;
 use serde_json::value::RawValue;
@@ -57,7 +59,7 @@ pub async fn task(
     templates: &Templates,
 ) -> Result<Option<TaskRecord>, StoreError> {
     let row = sqlx::query!(
-        r#"SELECT t.template_hash, t.priority, t.state, t.steps, t.sparse::text AS "sparse!", t.updated_at, t.ended_at,
+        r#"SELECT t.template_hash, t.priority, t.state, t.steps, t.sparse::text AS "sparse!", t.expansions, t.updated_at, t.ended_at,
                   d.context::text AS "context!", d.correlation_id, d.parent_correlation_id, d.initiator,
                   d.source_system, d.reason, d.tags
            FROM tasker.tasks t JOIN tasker.task_details d ON d.task_uuid = t.task_uuid
@@ -68,7 +70,8 @@ pub async fn task(
     .await?;
     let Some(row) = row else { return Ok(None) };
     let template = templates.by_hash(conn, &hash(&row.template_hash)?).await?;
-    let stored = StoredTask { state: state(&row.state)?, steps: row.steps, sparse: row.sparse };
+    let stored =
+        StoredTask { state: state(&row.state)?, steps: row.steps, sparse: row.sparse, expansions: row.expansions };
     Ok(Some(TaskRecord {
         task: Task::from_stored(id, template, &stored)?,
         priority: row.priority,
@@ -110,7 +113,7 @@ pub async fn tickets(conn: &mut PgConnection, record: &TaskRecord) -> Result<Vec
     let (mut steps, mut queues, mut msg_ids) = (Vec::new(), Vec::new(), Vec::new());
     for (step, live) in record.task.held() {
         if let Holder::Ticket(ticket) = live.holder {
-            let pool = template.step(step).pool.as_str();
+            let pool = template.step(record.task.pattern(step)).pool.as_str();
             let queue: QueueName = ticket_queue(template.namespace.as_str(), pool, record.priority)?;
             queues.push(queue.to_string());
             msg_ids.push(ticket.msg_id);
@@ -135,6 +138,30 @@ pub async fn tickets(conn: &mut PgConnection, record: &TaskRecord) -> Result<Vec
         }
     }
     Ok(steps)
+}
+
+/// The ids of the batches that each batchable step was split into, in the order of its workers.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn batch_ids(conn: &mut PgConnection, task: &Task) -> Result<HashMap<StepIndex, Vec<String>>, StoreError> {
+    if task.expansions().is_empty() {
+        return Ok(HashMap::new());
+    }
+    let steps: Vec<i32> = task.expansions().iter().map(|expansion| step_column(expansion.batchable)).collect();
+    let rows = sqlx::query!(
+        r#"SELECT DISTINCT ON (a.step) a.step,
+                  ARRAY(SELECT c ->> 'batch_id'
+                        FROM json_array_elements(a.result -> 'batch_processing_outcome' -> 'cursor_configs') c) AS "ids!"
+           FROM tasker.attempts a
+           WHERE a.task_uuid = $1 AND a.step = ANY ($2) AND a.outcome IN ('success', 'by_hand')
+           ORDER BY a.step, a.attempt DESC"#,
+        task.id().uuid(),
+        &steps
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (step_index(row.step), row.ids)).collect())
 }
 
 /// The last attempt of a step.

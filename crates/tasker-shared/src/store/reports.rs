@@ -19,7 +19,7 @@ pub async fn report(conn: &mut PgConnection, reports: &[Report]) -> Result<Vec<V
     let c = Columns::of(reports);
     let rows = sqlx::query!(
         r#"SELECT ord AS "ord!", verdict AS "verdict!" FROM tasker.report(
-               $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"#,
+               $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"#,
         &c.queues as &[&str],
         &c.msg_ids,
         &c.read_cts,
@@ -37,7 +37,8 @@ pub async fn report(conn: &mut PgConnection, reports: &[Report]) -> Result<Vec<V
         &c.ended,
         &c.results as &[Option<String>],
         &c.errors as &[Option<String>],
-        &c.metadatas as &[Option<String>]
+        &c.metadatas as &[Option<String>],
+        &c.follows as &[Option<String>]
     )
     .fetch_all(conn)
     .await?;
@@ -73,6 +74,7 @@ struct Columns<'a> {
     results: Vec<Option<String>>,
     errors: Vec<Option<String>>,
     metadatas: Vec<Option<String>>,
+    follows: Vec<Option<String>>,
 }
 
 impl<'a> Columns<'a> {
@@ -104,5 +106,6 @@ impl<'a> Columns<'a> {
         self.results.push(payload.result);
         self.errors.push(payload.error);
         self.metadatas.push(payload.metadata);
+        self.follows.push(payload.follows);
     }
 }

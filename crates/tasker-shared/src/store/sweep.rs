@@ -26,7 +26,8 @@ pub async fn undecided(
                WHERE t.ended_at IS NULL AND t.task_uuid > $1 ORDER BY t.task_uuid LIMIT $2
            )
            SELECT l.task_uuid AS "task_uuid!", a.step AS "step?", a.attempt AS "attempt?", a.nonce AS "nonce?",
-                  a.outcome AS "outcome?", a.retryable, a.retry_after_ms
+                  a.outcome AS "outcome?", a.retryable, a.retry_after_ms,
+                  a.follows::text AS follows
            FROM live l
            LEFT JOIN LATERAL (
                SELECT a.* FROM jsonb_each(l.sparse) AS s (step, entry)
@@ -47,7 +48,8 @@ pub async fn undecided(
     for row in rows {
         if let (Some(step), Some(attempt), Some(nonce), Some(outcome)) =
             (row.step, row.attempt, row.nonce, &row.outcome)
-            && let Some(event) = reported(step, attempt, nonce, outcome, row.retryable, row.retry_after_ms)
+            && let Some(event) =
+                reported(step, attempt, nonce, outcome, (row.retryable, row.retry_after_ms), row.follows.as_deref())
         {
             found.push((task_id(row.task_uuid)?, event));
         }
@@ -63,7 +65,8 @@ pub async fn undecided_of(conn: &mut PgConnection, tasks: &[TaskId]) -> Result<V
     let uuids: Vec<Uuid> = tasks.iter().map(|task| task.uuid()).collect();
     let rows = sqlx::query!(
         r#"SELECT a.task_uuid AS "task_uuid!", a.step AS "step!", a.attempt AS "attempt!", a.nonce AS "nonce!",
-                  a.outcome AS "outcome!", a.retryable, a.retry_after_ms
+                  a.outcome AS "outcome!", a.retryable, a.retry_after_ms,
+                  a.follows::text AS follows
            FROM unnest($1::uuid[]) AS u (id)
            JOIN tasker.tasks t ON t.task_uuid = u.id
            CROSS JOIN LATERAL jsonb_each(t.sparse) AS s (step, entry)
@@ -75,7 +78,14 @@ pub async fn undecided_of(conn: &mut PgConnection, tasks: &[TaskId]) -> Result<V
     .await?;
     let mut found = Vec::new();
     for row in rows {
-        let event = reported(row.step, row.attempt, row.nonce, &row.outcome, row.retryable, row.retry_after_ms);
+        let event = reported(
+            row.step,
+            row.attempt,
+            row.nonce,
+            &row.outcome,
+            (row.retryable, row.retry_after_ms),
+            row.follows.as_deref(),
+        );
         if let Some(event) = event {
             found.push((task_id(row.task_uuid)?, event));
         }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::templates::Templates;
 use super::{StoreError, from_sql};
+use crate::follows;
 
 /// A task as it was at `version`, with what its tickets carry.
 #[derive(Debug, Clone)]
@@ -92,7 +93,7 @@ pub struct StoredResult {
 pub async fn take_results(conn: &mut PgConnection, qty: i32) -> Result<Vec<StoredResult>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT msg_id AS "msg_id!", body AS "body!", task_uuid, version, step, attempt, nonce, outcome,
-                  retryable, retry_after_ms, at AS "at!"
+                  retryable, retry_after_ms, follows, at AS "at!"
            FROM tasker.take_results($1)"#,
         qty
     )
@@ -106,7 +107,8 @@ pub async fn take_results(conn: &mut PgConnection, qty: i32) -> Result<Vec<Store
             };
             let event = match (row.step, row.attempt, row.nonce, &row.outcome) {
                 (Some(step), Some(attempt), Some(nonce), Some(outcome)) => {
-                    reported(step, attempt, nonce, outcome, row.retryable, row.retry_after_ms)
+                    let failure = (row.retryable, row.retry_after_ms);
+                    reported(step, attempt, nonce, outcome, failure, row.follows.as_deref())
                 }
                 _ => None,
             };
@@ -121,12 +123,12 @@ pub(super) fn reported(
     attempt: i32,
     nonce: Uuid,
     outcome: &str,
-    retryable: Option<bool>,
-    retry_after_ms: Option<i64>,
+    (retryable, retry_after_ms): (Option<bool>, Option<i64>),
+    follows: Option<&str>,
 ) -> Option<tasker_lifecycle::Event> {
     use tasker_lifecycle::{Event, Nonce, Outcome, StepIndex};
     let outcome = match outcome {
-        "success" => Outcome::Success,
+        "success" => Outcome::Success(follows::from_json(follows)),
         "failure" => Outcome::Failure {
             retryable: retryable.unwrap_or(false),
             retry_after_ms: retry_after_ms.and_then(|ms| u64::try_from(ms).ok()),
@@ -155,7 +157,7 @@ pub async fn load(
     let rows = sqlx::query!(
         r#"SELECT t.task_uuid AS "task_uuid!", t.template_hash AS "template_hash!", t.priority AS "priority!",
                   t.state AS "state!", t.version AS "version!", t.seq AS "seq!", t.steps AS "steps!",
-                  t.sparse::text AS "sparse!", d.correlation_id AS "correlation_id!"
+                  t.sparse::text AS "sparse!", t.expansions, d.correlation_id AS "correlation_id!"
            FROM unnest($1::uuid[]) AS u (id)
            JOIN tasker.tasks t ON t.task_uuid = u.id
            JOIN tasker.task_details d ON d.task_uuid = u.id"#,
@@ -168,7 +170,7 @@ pub async fn load(
         let id = task_id(row.task_uuid)?;
         let template = templates.by_hash(conn, &hash(&row.template_hash)?).await?;
         let state = row.state.parse().map_err(|e| CorruptTask { id, what: format!("{e}") })?;
-        let stored = StoredTask { state, steps: row.steps, sparse: row.sparse };
+        let stored = StoredTask { state, steps: row.steps, sparse: row.sparse, expansions: row.expansions };
         snapshots.push(Snapshot {
             task: Task::from_stored(id, template, &stored)?,
             version: row.version,

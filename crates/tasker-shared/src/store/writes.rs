@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::tasks::{NewTask, Snapshot};
 use super::{StoreError, dead_letters, due, to_sql};
 use crate::crash_point;
+use crate::follows;
 use crate::messages::{Report, ReportedOutcome};
 
 /// The rows of one transaction, as columns.
@@ -51,6 +52,7 @@ struct AttemptColumns {
     results: Vec<Option<String>>,
     errors: Vec<Option<String>>,
     metadatas: Vec<Option<String>>,
+    follows: Vec<Option<String>>,
 }
 
 impl Writes {
@@ -186,7 +188,9 @@ impl Writes {
             &q.delays,
             &q.read_cts,
             t.uuids.iter().min().copied().unwrap_or_default(),
-            t.uuids.iter().max().copied().unwrap_or_default()
+            t.uuids.iter().max().copied().unwrap_or_default(),
+            &t.expansions as &[Option<String>],
+            &a.follows as &[Option<String>]
         )
         .fetch_one(&mut *conn)
         .await?;
@@ -295,6 +299,7 @@ impl AttemptColumns {
         self.results.push(payload.result);
         self.errors.push(payload.error);
         self.metadatas.push(payload.metadata);
+        self.follows.push(payload.follows);
     }
 }
 
@@ -306,12 +311,14 @@ pub(super) struct Payload {
     pub(super) result: Option<String>,
     pub(super) error: Option<String>,
     pub(super) metadata: Option<String>,
+    pub(super) follows: Option<String>,
 }
 
 impl Payload {
     pub(super) fn of(outcome: &ReportedOutcome) -> Self {
         match outcome {
-            ReportedOutcome::Success { result, metadata } => Self {
+            ReportedOutcome::Success { result, metadata, follows } => Self {
+                follows: follows::to_json(follows),
                 result: Some(result.get().to_owned()),
                 metadata: metadata.as_ref().map(|m| m.get().to_owned()),
                 ..Self::default()
@@ -336,6 +343,7 @@ struct TaskColumns {
     seqs: Vec<i32>,
     steps: Vec<String>,
     sparse: Vec<String>,
+    expansions: Vec<Option<String>>,
 }
 
 impl TaskColumns {
@@ -347,6 +355,7 @@ impl TaskColumns {
             seqs: Vec::with_capacity(tasks.len()),
             steps: Vec::with_capacity(tasks.len()),
             sparse: Vec::with_capacity(tasks.len()),
+            expansions: Vec::with_capacity(tasks.len()),
         };
         for snapshot in tasks {
             let stored = snapshot.task.to_stored();
@@ -356,6 +365,7 @@ impl TaskColumns {
             columns.seqs.push(snapshot.seq);
             columns.steps.push(stored.steps);
             columns.sparse.push(stored.sparse);
+            columns.expansions.push(stored.expansions);
         }
         columns
     }

@@ -9,7 +9,7 @@ use pgmq_notify::{Mode, Notifier, Outgoing, QueueName, Token, Wakeups};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tasker_lifecycle::template::{self, Template};
-use tasker_lifecycle::{Effect, Event, Holder, Nonce, StepIndex, Task, TaskId, TicketRef, decide};
+use tasker_lifecycle::{Effect, Event, Follows, Holder, Nonce, StepIndex, Task, TaskId, TicketRef, decide};
 use tasker_shared::config::Config;
 use tasker_shared::messages::{Claim, Report, ReportedOutcome, TicketBody, ticket_queue};
 use tasker_shared::store::tasks::{Details, NewTask, Snapshot};
@@ -73,7 +73,7 @@ impl Setup {
             priority: 0,
             correlation_id: id.uuid(),
         };
-        let decision = decide(&snapshot.task, Event::Started, now).unwrap();
+        let decision = decide(&snapshot.task, &Event::Started, now).unwrap();
         decision.evolve(&mut snapshot.task);
         let mut writes = Writes::default();
         let state = snapshot.task.state();
@@ -196,7 +196,7 @@ pub fn ticket(task: TaskId, step: StepIndex, nonce: Nonce) -> String {
 /// A report of success on a claim.
 pub fn success(claim: &Claim, worker: &str) -> Report {
     let result: Arc<RawValue> = RawValue::from_string("true".to_owned()).unwrap().into();
-    let outcome = ReportedOutcome::Success { result, metadata: None };
+    let outcome = ReportedOutcome::Success { result, metadata: None, follows: Follows::Nothing };
     let at = claim.claimed_at;
     Report { claim: claim.clone(), outcome, started_at: Some(at), ended_at: at, worker: worker.into() }
 }

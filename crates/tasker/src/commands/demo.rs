@@ -125,6 +125,9 @@ async fn follow(client: &Client, task: Uuid, bar: &ProgressBar) -> std::convert:
     let mut events = std::pin::pin!(client.watch(task, Some(0)));
     while let Some(Ok(event)) = events.next().await {
         for step in &event.entry.transitions {
+            if step.from.is_none() && step.to.exists() {
+                bar.inc_length(1);
+            }
             match step.to {
                 StepState::Complete => bar.inc(1),
                 StepState::WaitingForRetry => bar.set_message(format!("{} is tried again", step.step)),

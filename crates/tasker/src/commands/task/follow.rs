@@ -37,7 +37,9 @@ impl Progress {
 
     fn take(&mut self, event: &TaskEvent) {
         for step in &event.entry.transitions {
-            self.steps.insert(step.step.clone(), step.to);
+            if step.to.exists() {
+                self.steps.insert(step.step.clone(), step.to);
+            }
         }
         let done = self.steps.values().filter(|state| state.satisfies()).count();
         self.bar.set_length(self.steps.len() as u64);

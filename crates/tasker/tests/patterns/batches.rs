@@ -1,0 +1,140 @@
+//! Batches: a worker for each, a bounded number at once, and what a failed one means.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tasker_lifecycle::TaskState;
+use tasker_worker::{Cursor, HandlerRegistry, StepContext, StepError, StepOutcome};
+
+use crate::bench::Bench;
+
+fn template(strategy: &str, parallelism: usize) -> String {
+    format!(
+        "
+name: t
+namespace_name: test
+version: 1.0.0
+steps:
+  - name: split
+    type: batchable
+    handler: split
+    batch_config: {{batch_size: 10, parallelism: {parallelism}, cursor_field: id, worker_template: work, failure_strategy: {strategy}}}
+  - {{name: work, type: batch_worker, handler: work, dependencies: [split], retry: {{max_attempts: 2, backoff: none}}}}
+  - {{name: join, type: deferred_convergence, handler: join, dependencies: [work]}}
+"
+    )
+}
+
+/// How many batches ran at once at most.
+#[derive(Default)]
+struct Gauge {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+fn handlers(gauge: &Arc<Gauge>) -> impl Fn(&mut HandlerRegistry) + use<> {
+    let gauge = Arc::clone(gauge);
+    move |registry: &mut HandlerRegistry| {
+        registry.register_fn("split", async |ctx: StepContext| {
+            let items: u64 = ctx.get_input("items")?;
+            StepOutcome::batches(Cursor::ranges(items, 10), json!({"items": items}))
+        });
+        let gauge = Arc::clone(&gauge);
+        registry.register_fn("work", move |ctx: StepContext| {
+            let gauge = Arc::clone(&gauge);
+            async move {
+                let now = gauge.now.fetch_add(1, Ordering::SeqCst) + 1;
+                gauge.most.fetch_max(now, Ordering::SeqCst);
+                // Long enough for others to be seen beside it.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                let done = work(&ctx);
+                gauge.now.fetch_sub(1, Ordering::SeqCst);
+                done
+            }
+        });
+        registry.register_fn("join", async |ctx: StepContext| {
+            let batches = ctx.batch_results::<Value>("work")?;
+            let sum: u64 = batches.iter().map(|(_, batch)| batch["sum"].as_u64().unwrap_or(0)).sum();
+            let failed: Vec<String> = ctx.batch_failures().map(|failure| failure.step.to_owned()).collect();
+            let names: Vec<&str> = batches.iter().map(|(name, _)| name.as_str()).collect();
+            StepOutcome::success(json!({"sum": sum, "batches": names.len(), "first": names.first(), "failed": failed}))
+        });
+    }
+}
+
+fn work(ctx: &StepContext) -> Result<StepOutcome, StepError> {
+    let batch = ctx.batch()?;
+    if batch.is_no_op() {
+        return StepOutcome::success(json!({"sum": 0, "name": ctx.step_name()}));
+    }
+    let fails: Vec<String> = ctx.get_input::<Option<_>>("fails")?.unwrap_or_default();
+    if fails.iter().any(|id| id == batch.id()) {
+        return Err(StepError::retryable(format!("batch {} is bad", batch.id())));
+    }
+    let (start, end): (u64, u64) = (batch.start()?, batch.end()?);
+    StepOutcome::success(json!({"sum": (start..end).sum::<u64>(), "name": ctx.step_name()}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_batch_is_worked_on_once_and_no_more_at_once_than_allowed() {
+    for parallelism in [1, 3] {
+        let gauge = Arc::new(Gauge::default());
+        Bench::on_both(&template("fail_fast", parallelism), handlers(&gauge), async |bench| {
+            let task = bench.completes(json!({"items": 95})).await;
+            let joined = json!({"sum": (0..95).sum::<u64>(), "batches": 10, "first": "work_001", "failed": []});
+            assert_eq!(bench.result(task, 2).await, joined);
+            assert_eq!(bench.letters(task).await, format!("C.C{}", "C".repeat(10)));
+            assert_eq!(bench.result(task, 12).await["name"], "work_010");
+        })
+        .await;
+        assert!(gauge.most.load(Ordering::SeqCst) <= parallelism);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_to_split_runs_one_worker_that_has_nothing_to_do() {
+    Bench::on_both(&template("fail_fast", 3), handlers(&Arc::default()), async |bench| {
+        let task = bench.completes(json!({"items": 0})).await;
+        assert_eq!(bench.letters(task).await, "C.CC");
+        assert_eq!(bench.result(task, 3).await["name"], "work_000");
+        assert_eq!(bench.result(task, 2).await["sum"], 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_may_fail_alone_lets_the_convergence_run() {
+    for (strategy, listed) in [("continue_on_failure", json!(["work_002"])), ("isolate", json!([]))] {
+        Bench::on_both(&template(strategy, 2), handlers(&Arc::default()), async |bench| {
+            let task = bench.completes(json!({"items": 40, "fails": ["002"]})).await;
+            assert_eq!(bench.letters(task).await, "C.CCECC");
+            let joined = bench.result(task, 2).await;
+            assert_eq!((&joined["batches"], &joined["failed"]), (&json!(3), &listed), "{strategy}");
+            assert_eq!(bench.count("SELECT count(*) FROM tasker.dead_letters").await, 1, "I14");
+            assert_eq!(bench.count("SELECT count(*) FROM tasker.attempts WHERE outcome = 'failure'").await, 2);
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_fails_all_cancels_the_others_and_the_convergence_waits() {
+    Bench::on_both(&template("fail_fast", 1), handlers(&Arc::default()), async |bench| {
+        let task = bench.create(json!({"items": 40, "fails": ["002"]})).await;
+        assert_eq!(bench.rests(task).await, TaskState::BlockedByFailures);
+        assert_eq!(bench.letters(task).await, "C.PCEXX");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_batches_are_joined() {
+    Bench::on_both(&template("fail_fast", 50), handlers(&Arc::default()), async |bench| {
+        let task = bench.completes(json!({"items": 10_000})).await;
+        let joined = bench.result(task, 2).await;
+        assert_eq!((&joined["batches"], &joined["sum"]), (&json!(1_000), &json!((0..10_000_u64).sum::<u64>())));
+    })
+    .await;
+}
