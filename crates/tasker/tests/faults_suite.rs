@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Shape, World, eventually, free_address};
+use support::{Shape, Storm, World, eventually, free_address};
 use tasker_shared::embedded::{Embedded, Options};
 use tasker_shared::testing::TestDatabase;
 
@@ -157,6 +157,40 @@ async fn faults_postgres_killed_under_load_loses_nothing_that_was_answered() {
     drop((_server, _worker));
     world.pool.close().await;
     postgres.stop().unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Everything at once. `TASKER_STORM_FAULTS` and `TASKER_STORM_SEED` make it longer, or the same again.
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_a_storm_loses_nothing() {
+    let number = |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |n| n.parse().unwrap());
+    let (least, seed) = (number("TASKER_STORM_FAULTS", 500), number("TASKER_STORM_SEED", rand::random()));
+    let folder = std::env::temp_dir().join(format!("tasker-storm-{:016x}", rand::random::<u64>()));
+    let options = Options::new(&folder);
+    let postgres = tokio::task::spawn_blocking(|| Embedded::start(options)).await.unwrap().unwrap();
+    let mut world = World::new(&postgres.url());
+    let (mut storm, clients) = Storm::begin(&mut world, postgres, seed).await;
+    let began = std::time::Instant::now();
+    let mut tasks = 0;
+    while storm.count() < usize::try_from(least).unwrap() {
+        let orders = support::orders(120, 10, Shape::mixed);
+        tasks += orders.len();
+        let submitted = tokio::spawn(support::submit_all(clients.clone(), orders));
+        while !submitted.is_finished() {
+            storm.strike(&mut world).await;
+            tokio::time::sleep(Duration::from_millis(120)).await;
+        }
+        world.answered.extend(submitted.await.unwrap());
+    }
+    storm.end(&mut world);
+    world.all_end(LIMIT).await;
+    let seen = world.check(&clients[0]).await;
+    println!("seed {seed}: {tasks} tasks, {:?} after {:?}: {seen:?}", storm.faults, began.elapsed());
+    assert_eq!(storm.faults.len(), 5, "every kind of fault was seen: {:?}", storm.faults);
+    assert!(seen.lost > 0 && seen.begun_again > 0, "nothing was hit: {seen:?}");
+    assert!(seen.refused > 0, "no fence was needed: {seen:?}");
+    world.pool.close().await;
+    storm.stop().await;
     std::fs::remove_dir_all(folder).unwrap();
 }
 

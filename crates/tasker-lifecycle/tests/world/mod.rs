@@ -4,6 +4,8 @@
 //! effect becomes a ticket, a row or an entry. Nonces are counted per step, so that worlds which saw the same events
 //! of a step in different orders are equal.
 
+pub(crate) mod plans;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -19,17 +19,24 @@ pub(crate) enum Shape {
     Fan20,
     /// Two of its steps fail at first.
     Dag7,
+    /// A decision that takes one of two branches.
+    Branch,
+    /// A step that is split into five batches, two of them at once.
+    Batch,
 }
 
 impl Shape {
-    pub(crate) const ALL: [Self; 4] = [Self::Linear4, Self::Diamond4, Self::Fan20, Self::Dag7];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Linear4, Self::Diamond4, Self::Fan20, Self::Dag7, Self::Branch, Self::Batch];
 
     /// The shape of the `at`th task of a mix: half of them chains, few of them wide.
     pub(crate) fn mixed(at: usize) -> Self {
         match at % 20 {
             0 => Self::Fan20,
             1..=3 => Self::Dag7,
-            4..=9 => Self::Diamond4,
+            4..=7 => Self::Diamond4,
+            8 | 9 => Self::Branch,
+            10 => Self::Batch,
             _ => Self::Linear4,
         }
     }
@@ -40,12 +47,37 @@ impl Shape {
             Self::Diamond4 => "diamond4",
             Self::Fan20 => "fan20",
             Self::Dag7 => "dag7",
+            Self::Branch => "branch",
+            Self::Batch => "batch",
         }
     }
 
-    /// Per step: the positions of its parents.
-    pub(crate) fn parents(self) -> Vec<Vec<usize>> {
+    /// Every step that the task has in the end, with the positions of its parents.
+    pub(crate) fn steps(self) -> Vec<(usize, Vec<usize>)> {
         match self {
+            Self::Branch => vec![(0, vec![]), (1, vec![0]), (3, vec![1])],
+            Self::Batch => {
+                let workers = (3..8).map(|at| (at, vec![0]));
+                std::iter::once((0, vec![])).chain(workers).chain([(2, (3..8).collect())]).collect()
+            }
+            _ => self.parents().into_iter().enumerate().collect(),
+        }
+    }
+
+    /// The letters of a task's steps before it starts.
+    pub(crate) fn initial(self) -> String {
+        match self {
+            Self::Branch => "P---".to_owned(),
+            Self::Batch => "P-P".to_owned(),
+            _ => "P".repeat(self.parents().len()),
+        }
+    }
+
+    /// Per step of the template: the positions of its parents.
+    fn parents(self) -> Vec<Vec<usize>> {
+        match self {
+            Self::Branch => vec![vec![], vec![0], vec![0], vec![1, 2]],
+            Self::Batch => vec![vec![], vec![0], vec![1]],
             Self::Linear4 => vec![vec![], vec![0], vec![1], vec![2]],
             Self::Diamond4 => vec![vec![], vec![0], vec![0], vec![1, 2]],
             Self::Fan20 => {
@@ -65,19 +97,33 @@ impl Shape {
         }
     }
 
+    /// What makes a step of the template other than standard: its type and settings.
+    fn kind(self, step: usize) -> (&'static str, &'static str) {
+        match (self, step) {
+            (Self::Branch, 0) => ("decision", "choose: [s1]"),
+            (Self::Branch, 3) | (Self::Batch, 2) => ("deferred", ""),
+            (Self::Batch, 0) => ("batchable", "batches: 5"),
+            (Self::Batch, 1) => ("batch_worker", ""),
+            _ => ("standard", ""),
+        }
+    }
+
     pub(crate) fn template(self) -> String {
         let mut yaml = format!("name: {}\nnamespace_name: faults\nversion: 1.0.0\nsteps:\n", self.name());
         let retry = "{retryable: true, max_attempts: 15, backoff: linear, backoff_base_ms: 20, max_backoff_ms: 100}";
         for (at, parents) in self.parents().iter().enumerate() {
             let names: Vec<String> = parents.iter().map(|parent| format!("s{parent}")).collect();
-            let failures = self.failures(at);
+            let (failures, (kind, settings), names) = (self.failures(at), self.kind(at), names.join(", "));
             writeln!(
                 yaml,
-                "  - name: s{at}\n    handler: {{callable: faults.Probe, initialization: {{fail_attempts: {failures}}}}}\
-                 \n    dependencies: [{}]\n    retry: {retry}",
-                names.join(", ")
+                "  - name: s{at}\n    type: {kind}\n    handler: {{callable: faults.Probe, \
+                 initialization: {{fail_attempts: {failures}, {settings}}}}}\n    dependencies: [{names}]\n    retry: {retry}",
             )
             .unwrap();
+            if kind == "batchable" {
+                let config = "{batch_size: 1, parallelism: 2, cursor_field: id, failure_strategy: fail_fast}";
+                writeln!(yaml, "    batch_config: {config}").unwrap();
+            }
         }
         yaml
     }

@@ -3,6 +3,7 @@
 mod checker;
 mod load;
 mod process;
+mod storm;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 pub(crate) use load::{Shape, orders, submit as submit_all};
 pub(crate) use process::Process;
+pub(crate) use storm::Storm;
 
 /// Longer than any step here takes, also on a machine that is busy with something else.
 const BOUND: Duration = Duration::from_secs(60);
@@ -86,6 +88,11 @@ impl World {
         let asked = &client;
         eventually("the server answers", async || asked.health().await.is_ok()).await;
         (process, client)
+    }
+
+    /// A server at this address, which may not be ready for a while.
+    pub(crate) fn server_unready(&mut self, address: &str) -> Process {
+        self.start("server", &[("TASKER_WEB_BIND_ADDRESS", address)])
     }
 
     /// A worker, which may not be ready yet.

@@ -43,6 +43,11 @@ impl Process {
         assert_eq!(status.signal(), Some(SIGKILL), "it had ended before it was killed: {status}");
     }
 
+    /// Whether it has ended by itself, as a process does whose database is away while it starts.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Holds it wherever it is.
     pub(crate) fn pause(&self) {
         self.signal("-STOP");

@@ -2,7 +2,7 @@
 //!
 //! It is registered only where `TASKER_BODY_LOG` names a file. Each start and each end of an attempt is one line,
 //! written by one append, so that the lines of all processes stand in the order in which things happened:
-//! `task step attempt start|end|failed pid`.
+//! `task position attempt start|resume|end|failed pid`.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tasker_worker::{HandlerRegistry, StepContext, StepError, StepOutcome};
+use tasker_worker::{Cursor, HandlerRegistry, StepContext, StepError, StepOutcome};
 
 const HANDLER: &str = "faults.Probe";
 
@@ -25,9 +25,11 @@ pub(crate) fn register(registry: &mut HandlerRegistry) {
     registry.register_fn(HANDLER, move |ctx| probe(Arc::clone(&log), ctx));
 }
 
-/// Sleeps for the input's `sleep_ms`, and fails in the first `fail_attempts` attempts of its settings.
+/// Sleeps for the input's `sleep_ms`, and fails in the first `fail_attempts` attempts of its settings. A decision
+/// chooses the steps of its setting `choose`, a batchable step makes as many batches as `batches` says, and a batch
+/// worker stops once on the way.
 async fn probe(log: Arc<File>, ctx: StepContext) -> Result<StepOutcome, StepError> {
-    note(&log, &ctx, "start")?;
+    note(&log, &ctx, if ctx.checkpoint().is_none() { "start" } else { "resume" })?;
     let sleep_ms: Option<u64> = ctx.get_input("sleep_ms")?;
     let fail_attempts: Option<u32> = ctx.get_config("fail_attempts")?;
     if let Some(ms) = sleep_ms {
@@ -37,12 +39,28 @@ async fn probe(log: Arc<File>, ctx: StepContext) -> Result<StepOutcome, StepErro
         note(&log, &ctx, "failed")?;
         return Err(StepError::retryable("the probe was told to fail"));
     }
+    if ctx.batch().is_ok() && ctx.checkpoint().is_none() {
+        return StepOutcome::checkpoint_yield(1, 1, json!([]));
+    }
+    let choose: Option<Vec<String>> = ctx.get_config("choose")?;
+    let batches: Option<u64> = ctx.get_config("batches")?;
+    let result = json!({ "step": position(&ctx), "attempt": ctx.attempt(), "pid": std::process::id() });
+    let outcome = match (choose, batches) {
+        (Some(steps), _) => StepOutcome::decision_with(steps, result),
+        (None, Some(batches)) => StepOutcome::batches(Cursor::ranges(batches, 1), result),
+        (None, None) => StepOutcome::success(result),
+    };
     note(&log, &ctx, "end")?;
-    StepOutcome::success(json!({ "step": ctx.step_name(), "attempt": ctx.attempt(), "pid": std::process::id() }))
+    outcome
+}
+
+/// The step's place in its task: the lowest 20 bits of its id, less one.
+fn position(ctx: &StepContext) -> u128 {
+    (ctx.step_uuid().as_u128() & 0xf_ffff) - 1
 }
 
 fn note(log: &File, ctx: &StepContext, what: &str) -> Result<(), StepError> {
-    let (task, step, attempt, pid) = (ctx.task_uuid(), ctx.step_name(), ctx.attempt(), std::process::id());
+    let (task, step, attempt, pid) = (ctx.task_uuid(), position(ctx), ctx.attempt(), std::process::id());
     let line = format!("{task} {step} {attempt} {what} {pid}\n");
     let mut log = log;
     log.write_all(line.as_bytes()).map_err(|error| StepError::permanent(format!("the body log: {error}")))
