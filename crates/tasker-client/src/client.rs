@@ -19,7 +19,7 @@ pub use error::ClientError;
 use crate::graph::{GraphFormat, GraphQuery};
 use crate::types::{
     DetailedHealth, Health, History, HistoryEntry, HistoryQuery, ListQuery, RegisterRequest, RegisterResponse,
-    StepAudit, StepResponse, TaskEvent, TaskList, TaskRequest, TaskResponse, TemplateDetail, TemplateList,
+    StepAction, StepAudit, StepResponse, TaskEvent, TaskList, TaskRequest, TaskResponse, TemplateDetail, TemplateList,
     TemplateListQuery, WaitQuery,
 };
 
@@ -186,6 +186,16 @@ impl Client {
     /// Every [`ClientError`].
     pub async fn step(&self, task: Uuid, step: Uuid) -> Result<StepResponse, ClientError> {
         self.send(self.get(&["v1", "tasks", &task.to_string(), "workflow_steps", &step.to_string()])).await
+    }
+
+    /// Resets, resolves or completes the step by hand; answers with the step after that.
+    ///
+    /// # Errors
+    /// Every [`ClientError`]; [`ClientError::Api`] with status 409 where the step's state does not admit it, which is
+    /// also what a repetition of an action that took effect meets.
+    pub async fn act_on_step(&self, task: Uuid, step: Uuid, action: &StepAction) -> Result<StepResponse, ClientError> {
+        let path = ["v1", "tasks", &task.to_string(), "workflow_steps", &step.to_string()];
+        self.send(self.request(Method::PATCH, &path).json(action)).await
     }
 
     /// Every finished attempt of the step.

@@ -3,6 +3,7 @@
 //! Requests refuse unknown fields; answers tolerate them, so that an older client reads a newer server. Payloads that only
 //! pass through (context, results, metadata) are kept as the text they came in and are never encoded again.
 
+mod action;
 mod error;
 mod health;
 mod history;
@@ -10,6 +11,7 @@ mod step;
 mod task;
 mod template;
 
+pub use action::{CompletionData, StepAction, StepActionType};
 pub use error::{ErrorBody, ErrorDetail};
 pub use health::{CheckStatus, DetailedHealth, Health, HealthCheck};
 pub use history::{History, HistoryEntry, HistoryQuery, StepTransition, TaskEvent};

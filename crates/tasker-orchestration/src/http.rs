@@ -124,7 +124,7 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
         .routes(routes!(history::history))
         .routes(routes!(history::graph))
         .routes(routes!(steps::list))
-        .routes(routes!(steps::get))
+        .routes(routes!(steps::get, steps::act))
         .routes(routes!(steps::audit))
         .routes(routes!(templates::list, templates::register))
         .routes(routes!(templates::get))

@@ -10,6 +10,7 @@ mod enqueuer;
 mod errors;
 mod finalizer;
 pub mod http;
+mod repair;
 mod requests;
 mod results;
 mod submit;

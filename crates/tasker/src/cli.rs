@@ -1,5 +1,7 @@
 //! The arguments, as clap reads them. What a command does is in [`crate::commands`].
 
+mod operate;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,6 +9,8 @@ use clap_complete::Shell;
 use tasker_client::GraphFormat;
 use tasker_client::types::TaskState;
 use uuid::Uuid;
+
+pub(crate) use operate::{CompleteStep, RepairStep};
 
 /// Workflows on PostgreSQL: run them, watch them, repair them
 #[derive(Debug, Parser)]
@@ -184,6 +188,12 @@ pub(crate) enum TaskCommand {
     Step(StepOfTask),
     /// List every attempt of a step
     StepAudit(StepOfTask),
+    /// Give a failed step a new budget of attempts and try it at once
+    ResetStep(RepairStep),
+    /// Step over a failed step: its children run without its result
+    ResolveStep(RepairStep),
+    /// Supply the result of a step that is not running
+    CompleteStep(CompleteStep),
     /// List every transition of a task
     History {
         /// The task's id

@@ -125,6 +125,11 @@ fn what_is_asked_for_wrongly_exits_with_2_and_names_the_remedy() {
             "-101 is not in -100..=100",
         ),
         (&["task", "cancel", TASK], "add --yes"),
+        (&["task", "reset-step", TASK, "charge", "--by", "ann"], "--reason"),
+        (
+            &["task", "complete-step", TASK, "charge", "--by", "a", "--reason", "r", "--result", "{"],
+            "--result is not JSON",
+        ),
         (&["task", "list", "--url", "https://tasker.example"], "use `http://`"),
         (&["config", "explain", "queue.lease_m"], "did you mean `queue.lease_ms`?"),
         (&["template", "validate", "."], "holds no .yaml or .yml file"),
@@ -359,6 +364,30 @@ fn a_template_file_is_drawn() {
     let ran = draw(&["--format", "svg", "--out", "order.svg"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{ran:#?}");
     assert!(std::fs::read_to_string(folder.path().join("order.svg")).unwrap().starts_with("<svg "));
+}
+
+#[test]
+fn a_step_is_repaired_by_its_name_with_who_and_why() {
+    let (address, requests) = serve(vec![
+        ("200 OK", json!([step()])),
+        ("200 OK", step()),
+        ("200 OK", step()),
+        ("409 Conflict", refusal("STEP_STATE")),
+    ]);
+    let account = ["--reason", "the bank is back", "--by", "ann", "--url", &address];
+    let ran = tasker(&[&["task", "reset-step", TASK, "charge"], &account[..]].concat());
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "charge complete\n"), "{ran:#?}");
+    let complete = ["task", "complete-step", TASK, TASK, "--result", r#"{"paid": 1.50}"#, "--json"];
+    let ran = tasker(&[&complete, &account[..]].concat());
+    assert_eq!((ran.status, &ran.json()["name"]), (0, &json!("charge")), "{ran:#?}");
+    let ran = tasker(&[&["task", "resolve-step", TASK, TASK], &account[..]].concat());
+    assert!(ran.status == 1 && ran.stderr.contains("STEP_STATE"), "{ran:#?}");
+    let requests = requests.join().unwrap();
+    let patch = format!("PATCH /v1/tasks/{TASK}/workflow_steps/{TASK} HTTP/1.1 ");
+    let bodies: Vec<&str> = requests[1..].iter().map(|request| request.strip_prefix(&patch).unwrap()).collect();
+    assert_eq!(bodies[0], r#"{"action_type":"reset_for_retry","reason":"the bank is back","reset_by":"ann"}"#);
+    assert!(bodies[1].contains(r#""result":{"paid": 1.50}"#), "the result goes out as it was written: {bodies:?}");
+    assert!(bodies[2].contains(r#""resolved_by":"ann""#), "{bodies:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tasker_lifecycle::{CorruptTask, Timestamp};
 
+pub mod actions;
 pub mod cache;
 pub mod claims;
 pub mod dead_letters;
