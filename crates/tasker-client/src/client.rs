@@ -18,9 +18,9 @@ pub use error::ClientError;
 
 use crate::graph::{GraphFormat, GraphQuery};
 use crate::types::{
-    DetailedHealth, Health, History, HistoryEntry, HistoryQuery, ListQuery, RegisterRequest, RegisterResponse,
-    StepAction, StepAudit, StepResponse, TaskEvent, TaskList, TaskRequest, TaskResponse, TemplateDetail, TemplateList,
-    TemplateListQuery, WaitQuery,
+    DetailedHealth, Explanation, HandlerList, Health, History, HistoryEntry, HistoryQuery, ListQuery, RegisterRequest,
+    RegisterResponse, StepAction, StepAudit, StepResponse, TaskEvent, TaskList, TaskRequest, TaskResponse,
+    TemplateDetail, TemplateList, TemplateListQuery, WaitQuery,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -170,6 +170,23 @@ impl Client {
         }
         let answer = self.collect(response).await?;
         Err(answer.refusal())
+    }
+
+    /// For each step that has not ended well, why.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn explain(&self, task: Uuid) -> Result<Explanation, ClientError> {
+        self.send(self.get(&["v1", "tasks", &task.to_string(), "explain"])).await
+    }
+
+    /// What live workers have registered, in all namespaces or in one.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn handlers(&self, namespace: Option<&str>) -> Result<HandlerList, ClientError> {
+        let path: Vec<&str> = ["v1", "handlers"].into_iter().chain(namespace).collect();
+        self.send(self.get(&path)).await
     }
 
     /// The steps of the task.

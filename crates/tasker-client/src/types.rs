@@ -5,6 +5,7 @@
 
 mod action;
 mod error;
+mod explain;
 mod health;
 mod history;
 mod step;
@@ -13,6 +14,7 @@ mod template;
 
 pub use action::{CompletionData, StepAction, StepActionType};
 pub use error::{ErrorBody, ErrorDetail};
+pub use explain::{Explanation, HandlerInfo, HandlerList, StepExplanation, StepReason, WaitedFor};
 pub use health::{CheckStatus, DetailedHealth, Health, HealthCheck};
 pub use history::{History, HistoryEntry, HistoryQuery, StepTransition, TaskEvent};
 pub use step::{AttemptError, AttemptOutcome, StepAudit, StepResponse};

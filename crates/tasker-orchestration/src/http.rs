@@ -4,6 +4,7 @@
 //! [`Engine`].
 
 mod error;
+mod explain;
 mod guard;
 mod history;
 mod input;
@@ -123,11 +124,15 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
         .routes(routes!(history::events))
         .routes(routes!(history::history))
         .routes(routes!(history::graph))
+        .routes(routes!(explain::task))
         .routes(routes!(steps::list))
         .routes(routes!(steps::get, steps::act))
         .routes(routes!(steps::audit))
         .routes(routes!(templates::list, templates::register))
         .routes(routes!(templates::get))
+        .routes(routes!(explain::handlers))
+        .routes(routes!(explain::handlers_of))
+        .routes(routes!(explain::handler))
         .routes(routes!(system::summary))
         .routes(routes!(system::live))
         .routes(routes!(system::ready))

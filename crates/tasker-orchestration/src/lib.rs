@@ -8,6 +8,7 @@ mod advance;
 mod engine;
 mod enqueuer;
 mod errors;
+mod explain;
 mod finalizer;
 pub mod http;
 mod repair;

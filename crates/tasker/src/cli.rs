@@ -186,6 +186,11 @@ pub(crate) enum TaskCommand {
     },
     /// Show one step
     Step(StepOfTask),
+    /// Say for each step that has not ended well why
+    Explain {
+        /// The task's id
+        task: Uuid,
+    },
     /// List every attempt of a step
     StepAudit(StepOfTask),
     /// Give a failed step a new budget of attempts and try it at once
@@ -431,6 +436,12 @@ pub(crate) enum SystemCommand {
     Health,
     /// Show the versions of this command and of the server
     Info,
+    /// List the handlers that live workers have registered
+    Handlers {
+        /// Only those of this namespace
+        #[arg(long)]
+        namespace: Option<String>,
+    },
 }
 
 /// Check a configuration; every error is told with its file and line

@@ -22,6 +22,7 @@ pub mod schema;
 pub mod sweep;
 pub mod tasks;
 pub mod templates;
+pub mod workers;
 pub mod writes;
 
 /// What can go wrong between us and the database, by what the caller can do.

@@ -1,5 +1,6 @@
 //! `tasker task`: create, follow and cancel tasks.
 
+mod explain;
 mod follow;
 mod show;
 
@@ -35,6 +36,10 @@ pub(super) async fn run(command: TaskCommand, client: &Client, output: &Output) 
         TaskCommand::Step(wanted) => {
             let step = client.step(wanted.task, step_id(&wanted, client).await?).await?;
             output.value(&step, show::step)?;
+            Ok(Status::Done)
+        }
+        TaskCommand::Explain { task } => {
+            output.value(&client.explain(task).await?, explain::text)?;
             Ok(Status::Done)
         }
         TaskCommand::StepAudit(wanted) => {
