@@ -356,7 +356,14 @@ CREATE TABLE tasker.dead_letters (
     reason text NOT NULL,
     snapshot jsonb,
     resolution_status text DEFAULT 'pending'::text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    filed_by text,
+    resolution_notes text,
+    resolved_by text,
+    resolved_at timestamp with time zone,
+    resolutions jsonb DEFAULT '[]'::jsonb NOT NULL,
+    CONSTRAINT dead_letters_check CHECK (((resolution_status = 'pending'::text) = (resolved_at IS NULL))),
+    CONSTRAINT dead_letters_resolution_status_check CHECK ((resolution_status = ANY (ARRAY['pending'::text, 'manually_resolved'::text, 'permanently_failed'::text, 'cancelled'::text])))
 );
 
 CREATE TABLE tasker.discarded_results (
@@ -498,6 +505,10 @@ ALTER TABLE ONLY tasker.templates
 
 ALTER TABLE ONLY tasker.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (instance);
+
+CREATE INDEX dead_letters_by_status ON tasker.dead_letters USING btree (resolution_status, created_at, entry_uuid);
+
+CREATE INDEX dead_letters_by_time ON tasker.dead_letters USING btree (created_at, entry_uuid);
 
 CREATE INDEX dead_letters_without_snapshot ON tasker.dead_letters USING btree (created_at) WHERE (snapshot IS NULL);
 

@@ -4,6 +4,7 @@
 //! pass through (context, results, metadata) are kept as the text they came in and are never encoded again.
 
 mod action;
+mod dead_letter;
 mod error;
 mod explain;
 mod health;
@@ -13,6 +14,10 @@ mod task;
 mod template;
 
 pub use action::{CompletionData, StepAction, StepActionType};
+pub use dead_letter::{
+    DlqEntry, DlqFigures, DlqFiling, DlqList, DlqQuery, DlqStats, DlqUpdate, Investigation, InvestigationQuery,
+    InvestigationQueue, Resolution, ResolutionStatus,
+};
 pub use error::{ErrorBody, ErrorDetail};
 pub use explain::{Explanation, HandlerInfo, HandlerList, StepExplanation, StepReason, WaitedFor};
 pub use health::{CheckStatus, DetailedHealth, Health, HealthCheck};

@@ -3,6 +3,7 @@
 //! A request passes the [`guard`], one handler, and at most a few reads; what changes something goes through the
 //! [`Engine`].
 
+mod dlq;
 mod error;
 mod explain;
 mod guard;
@@ -105,6 +106,7 @@ enum Refusals {
     tags(
         (name = "tasks", description = "Runs of templates."),
         (name = "steps", description = "The nodes of a task."),
+        (name = "dlq", description = "What was given up, and what people found out about it."),
         (name = "templates", description = "Graphs of steps to run."),
         (name = "system", description = "The server itself.")
     )
@@ -130,6 +132,11 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
         .routes(routes!(steps::audit))
         .routes(routes!(templates::list, templates::register))
         .routes(routes!(templates::get))
+        .routes(routes!(dlq::list))
+        .routes(routes!(dlq::of_task, dlq::file))
+        .routes(routes!(dlq::update))
+        .routes(routes!(dlq::queue))
+        .routes(routes!(dlq::stats))
         .routes(routes!(explain::handlers))
         .routes(routes!(explain::handlers_of))
         .routes(routes!(explain::handler))

@@ -10,7 +10,7 @@ use tasker_client::GraphFormat;
 use tasker_client::types::TaskState;
 use uuid::Uuid;
 
-pub(crate) use operate::{CompleteStep, RepairStep};
+pub(crate) use operate::{CompleteStep, DlqCommand, RepairStep};
 
 /// Workflows on PostgreSQL: run them, watch them, repair them
 #[derive(Debug, Parser)]
@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Create, follow and cancel tasks
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Look into what was given up
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Check, register and show templates
     #[command(subcommand)]
     Template(TemplateCommand),

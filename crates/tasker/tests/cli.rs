@@ -391,6 +391,28 @@ fn a_step_is_repaired_by_its_name_with_who_and_why() {
 }
 
 #[test]
+fn what_was_given_up_is_listed_and_resolved() {
+    let entry = json!({"dlq_entry_uuid": TASK, "task_uuid": TASK, "step_uuid": TASK, "step_name": "charge", "attempt": 3,
+        "namespace": "shop", "task_name": "order", "current_state": "blocked_by_failures",
+        "dlq_reason": "attempts_exhausted", "dlq_timestamp": "2024-05-01T10:00:00Z", "filed_by": null,
+        "resolution_status": "cancelled", "resolution_timestamp": null, "resolution_notes": null, "resolved_by": null,
+        "resolutions": []});
+    let pagination = json!({"limit": 50, "next_cursor": "abc", "has_next": true, "page": null});
+    let list = json!({"entries": [entry.clone()], "pagination": pagination});
+    let (address, requests) = serve(vec![("200 OK", list), ("200 OK", entry)]);
+    let ran = tasker(&["dlq", "list", "--status", "permanently_failed", "--url", &address]);
+    assert!(ran.stdout.contains("shop/order") && ran.stdout.ends_with("\nmore with --cursor abc\n"), "{ran:#?}");
+    let update =
+        ["dlq", "update", TASK, "--status", "cancelled", "--notes", "a test", "--by", "ann", "--url", &address];
+    let ran = tasker(&update);
+    assert_eq!((ran.status, ran.stdout), (0, format!("{TASK} cancelled\n")));
+    let requests = requests.join().unwrap();
+    assert!(requests[0].starts_with("GET /v1/dlq?resolution_status=permanently_failed&limit=50 "), "{requests:?}");
+    let body = r#"{"resolution_status":"cancelled","resolution_notes":"a test","resolved_by":"ann"}"#;
+    assert_eq!(requests[1], format!("PATCH /v1/dlq/entry/{TASK} HTTP/1.1 {body}"));
+}
+
+#[test]
 fn templates_are_registered_one_by_one_and_a_refusal_does_not_stop_the_rest() {
     let folder = TempDir::new().unwrap();
     file(&folder, "t/a.yaml", "not checked here");

@@ -14,6 +14,7 @@ pub mod dead_letters;
 pub mod discards;
 pub mod due;
 pub mod idempotency;
+pub mod ledger;
 pub mod measure;
 pub mod queries;
 pub mod queues;

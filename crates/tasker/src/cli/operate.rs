@@ -1,8 +1,10 @@
 //! The arguments of what operators do: repair, and what they look at before.
 
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
+use tasker_client::types::ResolutionStatus;
+use uuid::Uuid;
 
-use super::StepOfTask;
+use super::{Page, StepOfTask};
 
 /// A step, and who does what to it why.
 #[derive(Args, Debug)]
@@ -36,4 +38,75 @@ pub(crate) struct Account {
     /// Who does it [default: the user of this terminal]
     #[arg(long, value_name = "NAME", env = "USER", hide_env = true)]
     pub(crate) by: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DlqCommand {
+    /// List entries, newest first
+    List {
+        /// Only entries whose investigation stands there
+        #[arg(long, value_enum)]
+        status: Option<Resolution>,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Show the entries of a task with what was known when they were filed
+    Get {
+        /// The task's id
+        task: Uuid,
+    },
+    /// List pending entries, the most urgent first
+    Queue {
+        /// At most this many
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
+        limit: u32,
+    },
+    /// Write down what was found out about an entry
+    Update {
+        /// The entry's id
+        entry: Uuid,
+        /// What it becomes
+        #[arg(long, value_enum)]
+        status: Resolution,
+        /// What was found
+        #[arg(long)]
+        notes: String,
+        /// Who found it [default: the user of this terminal]
+        #[arg(long, value_name = "NAME", env = "USER", hide_env = true)]
+        by: String,
+    },
+    /// File a task by hand, with a snapshot of it
+    File {
+        /// The task's id
+        task: Uuid,
+        #[command(flatten)]
+        account: Account,
+    },
+    /// Count entries by reason
+    Stats,
+}
+
+/// What an entry may become.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Resolution {
+    /// Nobody has resolved it
+    Pending,
+    /// Somebody has put it right
+    ManuallyResolved,
+    /// It can't be put right
+    PermanentlyFailed,
+    /// It is not looked into any more
+    Cancelled,
+}
+
+impl From<Resolution> for ResolutionStatus {
+    fn from(resolution: Resolution) -> Self {
+        match resolution {
+            Resolution::Pending => Self::Pending,
+            Resolution::ManuallyResolved => Self::ManuallyResolved,
+            Resolution::PermanentlyFailed => Self::PermanentlyFailed,
+            Resolution::Cancelled => Self::Cancelled,
+        }
+    }
 }
