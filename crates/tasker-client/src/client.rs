@@ -3,6 +3,7 @@
 //! Only what is safe to repeat is repeated: a task with an idempotency key after a lost connection, and the reading of an
 //! event stream. Everything else is reported and left to the caller.
 
+mod analytics;
 mod dead_letters;
 mod error;
 mod sse;

@@ -4,6 +4,7 @@
 //! pass through (context, results, metadata) are kept as the text they came in and are never encoded again.
 
 mod action;
+mod analytics;
 mod dead_letter;
 mod error;
 mod explain;
@@ -14,6 +15,7 @@ mod task;
 mod template;
 
 pub use action::{CompletionData, StepAction, StepActionType};
+pub use analytics::{Bottlenecks, BottlenecksQuery, ExecutionTimes, Performance, PerformanceQuery, SlowStep, SlowTask};
 pub use dead_letter::{
     DlqEntry, DlqFigures, DlqFiling, DlqList, DlqQuery, DlqStats, DlqUpdate, Investigation, InvestigationQuery,
     InvestigationQueue, Resolution, ResolutionStatus,

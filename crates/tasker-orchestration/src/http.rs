@@ -3,6 +3,7 @@
 //! A request passes the [`guard`], one handler, and at most a few reads; what changes something goes through the
 //! [`Engine`].
 
+mod analytics;
 mod dlq;
 mod error;
 mod explain;
@@ -107,6 +108,7 @@ enum Refusals {
         (name = "tasks", description = "Runs of templates."),
         (name = "steps", description = "The nodes of a task."),
         (name = "dlq", description = "What was given up, and what people found out about it."),
+        (name = "analytics", description = "Figures on the tasks of the last hours."),
         (name = "templates", description = "Graphs of steps to run."),
         (name = "system", description = "The server itself.")
     )
@@ -132,6 +134,8 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
         .routes(routes!(steps::audit))
         .routes(routes!(templates::list, templates::register))
         .routes(routes!(templates::get))
+        .routes(routes!(analytics::performance))
+        .routes(routes!(analytics::bottlenecks))
         .routes(routes!(dlq::list))
         .routes(routes!(dlq::of_task, dlq::file))
         .routes(routes!(dlq::update))

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tasker_lifecycle::{CorruptTask, Timestamp};
 
 pub mod actions;
+pub mod analytics;
 pub mod cache;
 pub mod claims;
 pub mod dead_letters;
