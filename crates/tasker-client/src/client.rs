@@ -20,9 +20,9 @@ pub use error::ClientError;
 
 use crate::graph::{GraphFormat, GraphQuery};
 use crate::types::{
-    DetailedHealth, Explanation, HandlerList, Health, History, HistoryEntry, HistoryQuery, ListQuery, RegisterRequest,
-    RegisterResponse, StepAction, StepAudit, StepResponse, TaskEvent, TaskList, TaskRequest, TaskResponse,
-    TemplateDetail, TemplateList, TemplateListQuery, WaitQuery,
+    BulkRepair, BulkRepairReport, DetailedHealth, Explanation, HandlerList, Health, History, HistoryEntry,
+    HistoryQuery, ListQuery, RegisterRequest, RegisterResponse, StepAction, StepAudit, StepResponse, TaskEvent,
+    TaskList, TaskRequest, TaskResponse, TemplateDetail, TemplateList, TemplateListQuery, WaitQuery,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -215,6 +215,14 @@ impl Client {
     pub async fn act_on_step(&self, task: Uuid, step: Uuid, action: &StepAction) -> Result<StepResponse, ClientError> {
         let path = ["v1", "tasks", &task.to_string(), "workflow_steps", &step.to_string()];
         self.send(self.request(Method::PATCH, &path).json(action)).await
+    }
+
+    /// Resets or resolves many failed steps, or tells which: one page of them.
+    ///
+    /// # Errors
+    /// Every [`ClientError`]. What was done before is done; the same request goes on with the rest.
+    pub async fn repair(&self, request: &BulkRepair) -> Result<BulkRepairReport, ClientError> {
+        self.send(self.post(&["v1", "tasks", "repair"], request)).await
     }
 
     /// Every finished attempt of the step.

@@ -5,6 +5,7 @@
 
 mod action;
 mod analytics;
+mod bulk;
 mod dead_letter;
 mod error;
 mod explain;
@@ -16,6 +17,7 @@ mod template;
 
 pub use action::{CompletionData, StepAction, StepActionType};
 pub use analytics::{Bottlenecks, BottlenecksQuery, ExecutionTimes, Performance, PerformanceQuery, SlowStep, SlowTask};
+pub use bulk::{BulkRepair, BulkRepairReport, RepairFilter, RepairOutcome, RepairedStep};
 pub use dead_letter::{
     DlqEntry, DlqFigures, DlqFiling, DlqList, DlqQuery, DlqStats, DlqUpdate, Investigation, InvestigationQuery,
     InvestigationQueue, Resolution, ResolutionStatus,

@@ -10,6 +10,7 @@ mod explain;
 mod guard;
 mod history;
 mod input;
+mod repair;
 mod server;
 mod steps;
 mod system;
@@ -124,6 +125,7 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(tasks::create, tasks::list))
         .routes(routes!(tasks::get, tasks::cancel))
+        .routes(routes!(repair::many))
         .routes(routes!(tasks::wait))
         .routes(routes!(history::events))
         .routes(routes!(history::history))

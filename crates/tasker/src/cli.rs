@@ -10,7 +10,7 @@ use tasker_client::GraphFormat;
 use tasker_client::types::TaskState;
 use uuid::Uuid;
 
-pub(crate) use operate::{CompleteStep, DlqCommand, RepairStep};
+pub(crate) use operate::{CompleteStep, DlqCommand, RepairMany, RepairStep};
 
 /// Workflows on PostgreSQL: run them, watch them, repair them
 #[derive(Debug, Parser)]
@@ -202,6 +202,8 @@ pub(crate) enum TaskCommand {
     ResolveStep(RepairStep),
     /// Supply the result of a step that is not running
     CompleteStep(CompleteStep),
+    /// Reset or resolve every failed step that matches
+    Repair(Box<RepairMany>),
     /// List every transition of a task
     History {
         /// The task's id

@@ -14,6 +14,7 @@ pub mod claims;
 pub mod dead_letters;
 pub mod discards;
 pub mod due;
+pub mod failed;
 pub mod idempotency;
 pub mod ledger;
 pub mod measure;

@@ -1,7 +1,7 @@
 //! The arguments of what operators do: repair, and what they look at before.
 
 use clap::{Args, Subcommand, ValueEnum};
-use tasker_client::types::ResolutionStatus;
+use tasker_client::types::{ResolutionStatus, StepActionType};
 use uuid::Uuid;
 
 use super::{Page, StepOfTask};
@@ -107,6 +107,62 @@ impl From<Resolution> for ResolutionStatus {
             Resolution::ManuallyResolved => Self::ManuallyResolved,
             Resolution::PermanentlyFailed => Self::PermanentlyFailed,
             Resolution::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// One action on every failed step that matches.
+#[derive(Args, Debug)]
+pub(crate) struct RepairMany {
+    /// What is done to each
+    #[arg(long, value_enum)]
+    pub(crate) action: RepairAction,
+    /// Only tasks of this namespace
+    #[arg(long)]
+    pub(crate) namespace: Option<String>,
+    /// Only templates of this name
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Only steps of this name
+    #[arg(long)]
+    pub(crate) step: Option<String>,
+    /// Only steps with this handler
+    #[arg(long)]
+    pub(crate) handler: Option<String>,
+    /// Only steps whose last error is of this class
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) error_type: Option<String>,
+    /// Only show what would be done
+    #[arg(long)]
+    pub(crate) preview: bool,
+    /// At most this many steps a second
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) per_second: u32,
+    /// Why
+    #[arg(long, required_unless_present = "preview")]
+    pub(crate) reason: Option<String>,
+    /// Who does it [default: the user of this terminal]
+    #[arg(long, value_name = "NAME", env = "USER", hide_env = true, required_unless_present = "preview")]
+    pub(crate) by: Option<String>,
+    /// Don't ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// What can be done to many steps.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum RepairAction {
+    /// Give them a new budget of attempts and try them
+    Reset,
+    /// Step over them
+    Resolve,
+}
+
+impl From<RepairAction> for StepActionType {
+    fn from(action: RepairAction) -> Self {
+        match action {
+            RepairAction::Reset => Self::ResetForRetry,
+            RepairAction::Resolve => Self::ResolveManually,
         }
     }
 }

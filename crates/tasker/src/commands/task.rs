@@ -2,6 +2,7 @@
 
 mod explain;
 mod follow;
+mod repair;
 mod show;
 
 use std::io::{self, BufRead, IsTerminal, Read};
@@ -56,6 +57,7 @@ pub(super) async fn run(command: TaskCommand, client: &Client, output: &Output) 
             act(&wanted.step, &action, client, output).await
         }
         TaskCommand::CompleteStep(wanted) => complete_step(wanted, client, output).await,
+        TaskCommand::Repair(wanted) => repair::run(*wanted, client, output).await,
         TaskCommand::History { task } => {
             output.value(&client.history(task).await?, |entries| show::history(entries))?;
             Ok(Status::Done)
