@@ -46,13 +46,17 @@ fn of_task(task: &Task, steps: &[StepExplanation]) -> String {
             format!("nothing can move until {} is repaired or the task is cancelled", failed.join(", "))
         }
         TaskState::WaitingForRetry => "what failed is tried again when its time comes".to_owned(),
-        state => format!(
-            "{state}: {} running, {} waiting for a worker, {} without a live worker, {} waiting for a retry",
-            count(&[StepReason::Claimed, StepReason::Reported]),
-            count(&[StepReason::WaitingForWorker]),
-            count(&[StepReason::NoLiveWorker]),
-            count(&[StepReason::RetryDue]),
-        ),
+        _ => {
+            let parts = [
+                (count(&[StepReason::Claimed, StepReason::Reported]), "running"),
+                (count(&[StepReason::WaitingForWorker]), "waiting for a worker"),
+                (count(&[StepReason::NoLiveWorker]), "without a live worker"),
+                (count(&[StepReason::RetryDue]), "waiting for a retry"),
+            ];
+            let parts = parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+            let parts: Vec<String> = parts.collect();
+            if parts.is_empty() { "no step has begun".to_owned() } else { format!("steps: {}", parts.join(", ")) }
+        }
     }
 }
 
@@ -182,10 +186,15 @@ fn live(task: &Task, facts: &Facts, step: StepIndex, said: &mut StepExplanation)
         let message = format!("a worker has claimed it, at least until {}", time(ticket.visible_at));
         return set(said, StepReason::Claimed, message);
     }
-    waiting(facts.now, ticket, able, hidden, said);
+    waiting(facts.now, (ticket, claimed, hidden), able, said);
 }
 
-fn waiting(now: DateTime<Utc>, ticket: &TicketFact, able: Able, hidden: bool, said: &mut StepExplanation) {
+fn waiting(
+    now: DateTime<Utc>,
+    (ticket, claimed, hidden): (&TicketFact, bool, bool),
+    able: Able,
+    said: &mut StepExplanation,
+) {
     let since = if hidden { ticket.sent_at } else { ticket.visible_at.max(ticket.sent_at) };
     said.waiting_since = Some(since);
     let queue = said.queue.clone().unwrap_or_default();
@@ -201,7 +210,7 @@ fn waiting(now: DateTime<Utc>, ticket: &TicketFact, able: Able, hidden: bool, sa
         (0, _) => format!("no live worker knows its handler {handler}; workers of {queue} give it back"),
         (_, _) => format!("no live worker that knows its handler {handler} claims from {queue}"),
     };
-    let claim = if hidden && ticket.was_read { ", and a claim on it may still run" } else { "" };
+    let claim = if claimed { ", and a claim on it may still run" } else { "" };
     set(said, StepReason::NoLiveWorker, format!("{why}; it has waited for {seconds} s{claim}"));
 }
 

@@ -151,6 +151,47 @@ async fn a_step_that_waits_for_its_retry_is_completed_and_its_ticket_is_gone() {
 }
 
 #[tokio::test]
+async fn a_worker_that_reports_after_a_result_by_hand_changes_nothing() {
+    let server = Server::start().await;
+    server.register(ORDER).await.unwrap();
+    let task = server.client.create_task(&order()).await.unwrap().task_uuid;
+    let mut late = None;
+    while late.is_none() {
+        server.get(&format!("/v1/tasks/{task}/wait?timeout_ms=20")).await;
+        for claim in server.claim("shop").await {
+            // The retry of `charge` is claimed while its task row still says that it waits.
+            if (claim.step.0, claim.attempt) == (1, 2) {
+                late = Some(claim);
+            } else {
+                server.report(&claim, no_money(claim.step.0, claim.attempt)).await;
+            }
+        }
+    }
+    let charge = named(&server.client.steps(task).await.unwrap(), "charge").step_uuid;
+    let data = CompletionData { result: serde_json::from_str(r#""by hand""#).unwrap(), metadata: None };
+    let action = StepAction::complete_manually(data, "paid in cash", "ann");
+    server.client.act_on_step(task, charge, &action).await.unwrap();
+    server.report(&late.unwrap(), success(r#""late""#)).await;
+    let discarded = async || -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM tasker.discarded_results");
+        count.fetch_one(&server.db.pool).await.unwrap()
+    };
+    let mut looks = 0;
+    while discarded().await == 0 {
+        looks += 1;
+        assert!(looks < 500, "the late report is kept as discarded");
+        server.get(&format!("/v1/tasks/{task}/wait?timeout_ms=20")).await;
+    }
+    let step = server.client.step(task, charge).await.unwrap();
+    assert_eq!(step.results.unwrap().get(), r#""by hand""#);
+    let audit = server.client.step_audit(task, charge).await.unwrap();
+    let outcomes: Vec<_> = audit.iter().map(|entry| entry.outcome).collect();
+    assert_eq!(outcomes, [AttemptOutcome::Failure, AttemptOutcome::ByHand]);
+    assert_eq!(violations(&server).await, Vec::<String>::new());
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn actions_that_do_not_apply_are_refused_with_the_state() {
     let server = Server::start().await;
     server.register(ORDER).await.unwrap();

@@ -146,6 +146,8 @@ fn what_ended_well_needs_no_explanation_and_the_task_is_told_in_one_sentence() {
     let all = Case { entry: "{}".to_owned(), ..case(TaskState::Complete, "CCRC", StepReason::Claimed, "") };
     let found = explained(&all);
     assert!(found.steps.is_empty() && found.message == "every step has ended well", "{found:?}");
+    let running = explained(&case(TaskState::StepsInProcess, "QPPC", StepReason::Reported, ""));
+    assert_eq!(running.message, "steps: 1 running");
     let blocked = explained(&case(TaskState::BlockedByFailures, "EPPE", StepReason::ParentFailed, ""));
     assert_eq!(blocked.message, "nothing can move until a, d is repaired or the task is cancelled");
     let c = blocked.steps.iter().find(|step| step.name == "c").unwrap();
