@@ -234,6 +234,24 @@ CREATE FUNCTION tasker.task_id_floor(at timestamp with time zone) RETURNS uuid
     SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
+CREATE FUNCTION tasker.ticket_facts(queues text[], msg_ids bigint[]) RETURNS TABLE(ord integer, read_ct integer, attempt integer, enqueued_at timestamp with time zone, visible_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $_$
+DECLARE
+    target text;
+BEGIN
+    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q LOOP
+        CONTINUE WHEN to_regclass(format('pgmq.%I', 'q_' || target)) IS NULL;
+        RETURN QUERY EXECUTE format(
+            'SELECT u.ord::integer, m.read_ct, (m.message ->> ''base_attempt'')::integer + m.read_ct, m.enqueued_at, m.vt
+             FROM unnest($1, $2) WITH ORDINALITY AS u (queue, msg_id, ord)
+             JOIN pgmq.%I m ON m.msg_id = u.msg_id
+             WHERE u.queue = $3', 'q_' || target)
+        USING queues, msg_ids, target;
+    END LOOP;
+END $_$;
+
 CREATE FUNCTION tasker.tickets(queues text[], msg_ids bigint[]) RETURNS TABLE(ord integer, claimed boolean, attempt integer)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'tasker', 'pg_temp'
@@ -369,7 +387,14 @@ CREATE TABLE tasker.dead_letters (
     reason text NOT NULL,
     snapshot jsonb,
     resolution_status text DEFAULT 'pending'::text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    filed_by text,
+    resolution_notes text,
+    resolved_by text,
+    resolved_at timestamp with time zone,
+    resolutions jsonb DEFAULT '[]'::jsonb NOT NULL,
+    CONSTRAINT dead_letters_check CHECK (((resolution_status = 'pending'::text) = (resolved_at IS NULL))),
+    CONSTRAINT dead_letters_resolution_status_check CHECK ((resolution_status = ANY (ARRAY['pending'::text, 'manually_resolved'::text, 'permanently_failed'::text, 'cancelled'::text])))
 );
 
 CREATE TABLE tasker.discarded_results (
@@ -461,6 +486,15 @@ CREATE TABLE tasker.template_versions (
     registered_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE tasker.workers (
+    instance uuid NOT NULL,
+    worker text NOT NULL,
+    queues text[] NOT NULL,
+    handlers text[] NOT NULL,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    last_seen timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 ALTER TABLE ONLY tasker.attempts
     ADD CONSTRAINT attempts_pkey PRIMARY KEY (task_uuid, step, attempt);
 
@@ -502,6 +536,13 @@ ALTER TABLE ONLY tasker.template_versions
 
 ALTER TABLE ONLY tasker.templates
     ADD CONSTRAINT templates_pkey PRIMARY KEY (hash);
+
+ALTER TABLE ONLY tasker.workers
+    ADD CONSTRAINT workers_pkey PRIMARY KEY (instance);
+
+CREATE INDEX dead_letters_by_status ON tasker.dead_letters USING btree (resolution_status, created_at, entry_uuid);
+
+CREATE INDEX dead_letters_by_time ON tasker.dead_letters USING btree (created_at, entry_uuid);
 
 CREATE INDEX dead_letters_without_snapshot ON tasker.dead_letters USING btree (created_at) WHERE (snapshot IS NULL);
 

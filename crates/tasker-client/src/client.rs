@@ -3,6 +3,8 @@
 //! Only what is safe to repeat is repeated: a task with an idempotency key after a lost connection, and the reading of an
 //! event stream. Everything else is reported and left to the caller.
 
+mod analytics;
+mod dead_letters;
 mod error;
 mod sse;
 
@@ -18,9 +20,9 @@ pub use error::ClientError;
 
 use crate::graph::{GraphFormat, GraphQuery};
 use crate::types::{
-    DetailedHealth, Health, History, HistoryEntry, HistoryQuery, ListQuery, RegisterRequest, RegisterResponse,
-    StepAudit, StepResponse, TaskEvent, TaskList, TaskRequest, TaskResponse, TemplateDetail, TemplateList,
-    TemplateListQuery, WaitQuery,
+    BulkRepair, BulkRepairReport, DetailedHealth, Explanation, HandlerList, Health, History, HistoryEntry,
+    HistoryQuery, ListQuery, RegisterRequest, RegisterResponse, StepAction, StepAudit, StepResponse, TaskEvent,
+    TaskList, TaskRequest, TaskResponse, TemplateDetail, TemplateList, TemplateListQuery, WaitQuery,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -172,6 +174,23 @@ impl Client {
         Err(answer.refusal())
     }
 
+    /// For each step that has not ended well, why.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn explain(&self, task: Uuid) -> Result<Explanation, ClientError> {
+        self.send(self.get(&["v1", "tasks", &task.to_string(), "explain"])).await
+    }
+
+    /// What live workers have registered, in all namespaces or in one.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn handlers(&self, namespace: Option<&str>) -> Result<HandlerList, ClientError> {
+        let path: Vec<&str> = ["v1", "handlers"].into_iter().chain(namespace).collect();
+        self.send(self.get(&path)).await
+    }
+
     /// The steps of the task.
     ///
     /// # Errors
@@ -186,6 +205,24 @@ impl Client {
     /// Every [`ClientError`].
     pub async fn step(&self, task: Uuid, step: Uuid) -> Result<StepResponse, ClientError> {
         self.send(self.get(&["v1", "tasks", &task.to_string(), "workflow_steps", &step.to_string()])).await
+    }
+
+    /// Resets, resolves or completes the step by hand; answers with the step after that.
+    ///
+    /// # Errors
+    /// Every [`ClientError`]; [`ClientError::Api`] with status 409 where the step's state does not admit it, which is
+    /// also what a repetition of an action that took effect meets.
+    pub async fn act_on_step(&self, task: Uuid, step: Uuid, action: &StepAction) -> Result<StepResponse, ClientError> {
+        let path = ["v1", "tasks", &task.to_string(), "workflow_steps", &step.to_string()];
+        self.send(self.request(Method::PATCH, &path).json(action)).await
+    }
+
+    /// Resets or resolves many failed steps, or tells which: one page of them.
+    ///
+    /// # Errors
+    /// Every [`ClientError`]. What was done before is done; the same request goes on with the rest.
+    pub async fn repair(&self, request: &BulkRepair) -> Result<BulkRepairReport, ClientError> {
+        self.send(self.post(&["v1", "tasks", "repair"], request)).await
     }
 
     /// Every finished attempt of the step.

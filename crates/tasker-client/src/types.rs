@@ -3,14 +3,27 @@
 //! Requests refuse unknown fields; answers tolerate them, so that an older client reads a newer server. Payloads that only
 //! pass through (context, results, metadata) are kept as the text they came in and are never encoded again.
 
+mod action;
+mod analytics;
+mod bulk;
+mod dead_letter;
 mod error;
+mod explain;
 mod health;
 mod history;
 mod step;
 mod task;
 mod template;
 
+pub use action::{CompletionData, StepAction, StepActionType};
+pub use analytics::{Bottlenecks, BottlenecksQuery, ExecutionTimes, Performance, PerformanceQuery, SlowStep, SlowTask};
+pub use bulk::{BulkRepair, BulkRepairReport, RepairFilter, RepairOutcome, RepairedStep};
+pub use dead_letter::{
+    DlqEntry, DlqFigures, DlqFiling, DlqList, DlqQuery, DlqStats, DlqUpdate, Investigation, InvestigationQuery,
+    InvestigationQueue, Resolution, ResolutionStatus,
+};
 pub use error::{ErrorBody, ErrorDetail};
+pub use explain::{Explanation, HandlerInfo, HandlerList, StepExplanation, StepReason, WaitedFor};
 pub use health::{CheckStatus, DetailedHealth, Health, HealthCheck};
 pub use history::{History, HistoryEntry, HistoryQuery, StepTransition, TaskEvent};
 pub use step::{AttemptError, AttemptOutcome, StepAudit, StepResponse};

@@ -66,6 +66,11 @@ impl Advance {
         Self { writes, now, began: Instant::now(), tasks, by_id, wanted, after }
     }
 
+    /// The batch's one clock reading.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// The snapshot of a task in this batch, as far as it was decided.
     pub(crate) fn snapshot(&self, task: TaskId) -> Option<&Snapshot> {
         self.by_id.get(&task).map(|at| &self.tasks[*at].snapshot)

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{self, NoSource, QueueSignal, Timer};
-use crate::enqueuer::{Command, StepEnqueuer, Sweep};
+use crate::enqueuer::{Command, Ordered, StepEnqueuer, Sweep};
 use crate::errors::{CommandError, CreateError, StartError};
 use crate::finalizer::{EntriesFiled, TaskFinalizer};
 use crate::requests::{Request, Submission, TaskRequests};
@@ -228,12 +228,12 @@ impl Engine {
     /// Where there is no such task, it has ended otherwise, or the command could not be carried out.
     pub async fn cancel(&self, task: TaskId, by: Option<String>, reason: Option<String>) -> Result<bool, CommandError> {
         let detail = serde_json::json!({ "by": by, "reason": reason }).to_string();
-        self.command(task, Event::Cancelled, detail).await
+        self.command(task, Ordered { event: Event::Cancelled, detail, repair: None }).await
     }
 
-    async fn command(&self, task: TaskId, event: Event, detail: String) -> Result<bool, CommandError> {
+    pub(crate) async fn command(&self, task: TaskId, ordered: Ordered) -> Result<bool, CommandError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.try_send(Command { task, event, detail, reply }).map_err(|error| match error {
+        self.commands.try_send(Command { task, ordered, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CommandError::Overloaded { retry_after_ms: RETRY_AFTER_MS },
             mpsc::error::TrySendError::Closed(_) => CommandError::Stopping,
         })?;

@@ -7,9 +7,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
-use tasker_lifecycle::{Event, Refused, TaskId};
-use tasker_shared::store::{StoreError, checkpoints, due, sweep, tasks};
+use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
+use tasker_shared::store::writes::ByHand;
+use tasker_shared::store::{StoreError, actions, checkpoints, due, sweep, tasks};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use crate::actor::{Actor, Handled, Work};
 use crate::advance::{Advance, After, snapshots};
@@ -30,11 +32,29 @@ const CHECKPOINTS: i64 = 10_000;
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) task: TaskId,
+    pub(crate) ordered: Ordered,
+    /// Whether anything changed.
+    pub(crate) reply: oneshot::Sender<Result<bool, CommandError>>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) struct Ordered {
     pub(crate) event: Event,
     /// JSON text for the history.
     pub(crate) detail: String,
-    /// Whether anything changed.
-    pub(crate) reply: oneshot::Sender<Result<bool, CommandError>>,
+    /// Where it is an action on a step.
+    pub(crate) repair: Option<Repair>,
+}
+
+/// An action on a step. Unlike a cancel it is refused where it changes nothing, so that a repetition is told apart
+/// from what it repeats.
+#[derive(Debug)]
+pub(crate) struct Repair {
+    /// In the detail, too.
+    pub(crate) action: Uuid,
+    /// The step with its result, where somebody supplies it.
+    pub(crate) by_hand: Option<(StepIndex, ByHand)>,
 }
 
 /// See the module.
@@ -70,8 +90,8 @@ impl Actor for StepEnqueuer {
 
     async fn handle(&self, conn: &mut PgConnection, work: Work<'_, Command>) -> Result<Handled<Carried>, StoreError> {
         match work {
-            Work::Inbox { events, .. } => {
-                Ok(Handled { after: self.commands(conn, events).await?, taken: 0, next: None })
+            Work::Inbox { events, again } => {
+                Ok(Handled { after: self.commands(conn, events, again).await?, taken: 0, next: None })
             }
             Work::Source(max) => self.look(conn, max).await,
         }
@@ -107,10 +127,16 @@ impl Actor for StepEnqueuer {
 
 impl StepEnqueuer {
     /// What workers had stored before the command came is decided first, then the command.
-    async fn commands(&self, conn: &mut PgConnection, commands: &[Command]) -> Result<Carried, StoreError> {
+    async fn commands(
+        &self,
+        conn: &mut PgConnection,
+        commands: &[Command],
+        again: bool,
+    ) -> Result<Carried, StoreError> {
         let ids: BTreeSet<TaskId> = commands.iter().map(|command| command.task).collect();
         let ids: Vec<TaskId> = ids.into_iter().collect();
         let mut advance = self.locked(conn, &ids).await?;
+        let done = if again { done_before(conn, &ids, commands).await? } else { Vec::new() };
         for (task, event) in sweep::undecided_of(conn, &ids).await? {
             if let Err(refused) = advance.event(task, &event) {
                 tracing::warn!(%task, %refused, "a stored attempt that never could apply");
@@ -119,7 +145,8 @@ impl StepEnqueuer {
         advance.settle(conn, &self.parts).await?;
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
-            answers.push(carry_out(&mut advance, command));
+            let is_done = command.ordered.repair.as_ref().is_some_and(|repair| done.contains(&repair.action));
+            answers.push(if is_done { Ok(true) } else { carry_out(&mut advance, command) });
             advance.settle(conn, &self.parts).await?;
         }
         Ok(Carried { after: advance.write(conn, &self.parts).await?, answers })
@@ -187,13 +214,29 @@ impl StepEnqueuer {
     }
 }
 
+/// Which actions an earlier try of the same commands has carried out: its commit may have succeeded although its
+/// answer got lost.
+async fn done_before(conn: &mut PgConnection, ids: &[TaskId], commands: &[Command]) -> Result<Vec<Uuid>, StoreError> {
+    let repairs = commands.iter().filter_map(|command| command.ordered.repair.as_ref());
+    let wanted: Vec<Uuid> = repairs.map(|repair| repair.action).collect();
+    if wanted.is_empty() { Ok(wanted) } else { actions::carried_out(conn, ids, &wanted).await }
+}
+
 fn carry_out(advance: &mut Advance, command: &Command) -> Result<bool, CommandError> {
-    if advance.snapshot(command.task).is_none() {
-        return Err(CommandError::NotFound);
+    let Command { task, ordered: Ordered { event, detail, repair }, .. } = command;
+    let snapshot = advance.snapshot(*task).ok_or(CommandError::NotFound)?;
+    let before = snapshot.task.state();
+    let changed = advance.event(*task, event).map_err(|refused: Refused| refused)?;
+    if !changed && repair.is_some() {
+        return Err(Refused::AlreadyEnded(before).into());
     }
-    let changed = advance.event(command.task, &command.event).map_err(|refused: Refused| refused)?;
     if changed {
-        advance.writes.explain(command.detail.clone());
+        advance.writes.explain(detail.clone());
+    }
+    if let Some(Repair { by_hand: Some((step, by_hand)), .. }) = repair {
+        let attempt = advance.snapshot(*task).map_or(1, |snapshot| snapshot.task.attempts(*step));
+        let now = advance.now();
+        advance.writes.by_hand((*task, *step, attempt), by_hand, now);
     }
     Ok(changed)
 }

@@ -66,6 +66,12 @@ pub enum CommandError {
     /// There is no such task.
     #[error("there is no such task")]
     NotFound,
+    /// The command itself is not valid.
+    #[error("the request is not valid")]
+    Invalid(Vec<Violation>),
+    /// The task has no such step.
+    #[error("there is no such step")]
+    NoSuchStep,
     /// The task is in a state that the command does not apply to.
     #[error(transparent)]
     Refused(#[from] tasker_lifecycle::Refused),

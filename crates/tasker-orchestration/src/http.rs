@@ -3,11 +3,15 @@
 //! A request passes the [`guard`], one handler, and at most a few reads; what changes something goes through the
 //! [`Engine`].
 
+mod analytics;
+mod dlq;
 mod error;
+mod explain;
 mod guard;
 mod history;
 mod input;
 mod names;
+mod repair;
 mod server;
 mod steps;
 mod system;
@@ -107,6 +111,8 @@ enum Refusals {
     tags(
         (name = "tasks", description = "Runs of templates."),
         (name = "steps", description = "The nodes of a task."),
+        (name = "dlq", description = "What was given up, and what people found out about it."),
+        (name = "analytics", description = "Figures on the tasks of the last hours."),
         (name = "templates", description = "Graphs of steps to run."),
         (name = "system", description = "The server itself.")
     )
@@ -122,15 +128,27 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(tasks::create, tasks::list))
         .routes(routes!(tasks::get, tasks::cancel))
+        .routes(routes!(repair::many))
         .routes(routes!(tasks::wait))
         .routes(routes!(history::events))
         .routes(routes!(history::history))
         .routes(routes!(history::graph))
+        .routes(routes!(explain::task))
         .routes(routes!(steps::list))
-        .routes(routes!(steps::get))
+        .routes(routes!(steps::get, steps::act))
         .routes(routes!(steps::audit))
         .routes(routes!(templates::list, templates::register))
         .routes(routes!(templates::get))
+        .routes(routes!(analytics::performance))
+        .routes(routes!(analytics::bottlenecks))
+        .routes(routes!(dlq::list))
+        .routes(routes!(dlq::of_task, dlq::file))
+        .routes(routes!(dlq::update))
+        .routes(routes!(dlq::queue))
+        .routes(routes!(dlq::stats))
+        .routes(routes!(explain::handlers))
+        .routes(routes!(explain::handlers_of))
+        .routes(routes!(explain::handler))
         .routes(routes!(system::summary))
         .routes(routes!(system::live))
         .routes(routes!(system::ready))

@@ -33,9 +33,9 @@ const VIOLATIONS_MAX: usize = 100;
 /// Characters of an idempotency key.
 const KEY_MAX: usize = 255;
 /// Characters of initiator and source system.
-const NAME_MAX: usize = 255;
+pub(crate) const NAME_MAX: usize = 255;
 /// Characters of the reason.
-const REASON_MAX: usize = 2_000;
+pub(crate) const REASON_MAX: usize = 2_000;
 const TAGS_MAX: usize = 64;
 const TAG_MAX: usize = 128;
 const PRIORITIES: std::ops::RangeInclusive<i16> = -100..=100;
@@ -174,14 +174,7 @@ impl Engine {
     fn check_input(&self, template: &Template, context: &RawValue) -> Result<(), CreateError> {
         let Some(validator) = self.parts.catalog.validator(template) else { return Ok(()) };
         let input = read(context)?;
-        let violations: Vec<Violation> = validator
-            .iter_errors(&input)
-            .take(VIOLATIONS_MAX)
-            .map(|error| Violation {
-                path: format!("/context{}", error.instance_path()),
-                message: error.masked().to_string(),
-            })
-            .collect();
+        let violations = schema_violations(&validator, &input, "/context");
         if violations.is_empty() { Ok(()) } else { Err(CreateError::InputSchema(violations)) }
     }
 }
@@ -236,8 +229,16 @@ pub(crate) fn schema_problems(template: &Template) -> Vec<Problem> {
     input.into_iter().chain(results).filter_map(problem).take(VIOLATIONS_MAX).collect()
 }
 
+/// Where a value offends its schema; `at` is the place of the whole value.
+pub(crate) fn schema_violations(validator: &Validator, value: &Value, at: &str) -> Vec<Violation> {
+    let errors = validator.iter_errors(value).take(VIOLATIONS_MAX);
+    errors
+        .map(|error| Violation { path: format!("{at}{}", error.instance_path()), message: error.masked().to_string() })
+        .collect()
+}
+
 /// Formats are checked, because who writes one means it. Patterns run in linear time.
-fn compile(schema: &Value) -> Result<Validator, String> {
+pub(crate) fn compile(schema: &Value) -> Result<Validator, String> {
     jsonschema::draft202012::options()
         .should_validate_formats(true)
         .with_pattern_options(PatternOptions::regex())
@@ -337,7 +338,7 @@ pub(crate) fn bad_key(key: &str) -> Option<&'static str> {
     }
 }
 
-fn bad_text(text: &str, max: usize) -> Option<String> {
+pub(crate) fn bad_text(text: &str, max: usize) -> Option<String> {
     match text.chars().count() {
         0 => Some("is empty".to_owned()),
         length if length > max => Some(format!("has more than {max} characters")),

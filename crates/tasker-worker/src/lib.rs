@@ -3,6 +3,7 @@
 //! Two channels: claims come in bounded by the free slots, reports go out in batches. A handler is anything
 //! that implements [`StepHandler`], closures included.
 
+mod announce;
 mod attempt;
 mod batches;
 mod checkpoints;

@@ -21,7 +21,7 @@ use crate::held::Held;
 use crate::outage::Outage;
 use crate::plans::Plans;
 use crate::registry::HandlerRegistry;
-use crate::{dispatch, heartbeat};
+use crate::{announce, dispatch, heartbeat};
 
 /// Bytes of contexts and results that a worker keeps to spare it reading them again.
 const PAYLOAD_CACHE_BYTES: usize = 64 << 20;
@@ -208,12 +208,13 @@ impl Worker {
         };
         let reporter = Reporter::new(server, outbox);
         let (mut claiming, mut handed_over) = (JoinSet::new(), JoinSet::new());
-        let (mut reporting, mut beating) = (JoinSet::new(), JoinSet::new());
+        let (mut reporting, mut beating, mut announcing) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
         claiming.spawn(dispatch::run(Arc::clone(&shared), reporter.clone()));
         handed_over.spawn(dispatch::run_handed_over(Arc::clone(&shared), reporter.clone(), claims));
         reporting.spawn(completion::run(Arc::clone(&shared), inbox));
+        announcing.spawn(announce::run(Arc::clone(&shared)));
         beating.spawn(heartbeat::run(Arc::clone(&shared), reporter));
-        Ok(RunningWorker { shared, claiming, handed_over, reporting, beating })
+        Ok(RunningWorker { shared, claiming, handed_over, reporting, beating, announcing })
     }
 }
 
@@ -225,6 +226,7 @@ pub struct RunningWorker {
     handed_over: JoinSet<()>,
     reporting: JoinSet<()>,
     beating: JoinSet<()>,
+    announcing: JoinSet<()>,
 }
 
 impl fmt::Debug for RunningWorker {
@@ -292,6 +294,8 @@ impl RunningWorker {
         }
         drop(idle);
         self.beating.shutdown().await;
+        // It began to leave when claiming stopped; a database that is away is not waited for.
+        let _row_stays = tokio::time::timeout(LAST_TRY, ended(&mut self.announcing)).await;
     }
 }
 

@@ -57,6 +57,16 @@ async fn delayed_tickets_run_when_they_are_due_not_at_the_next_poll() {
 }
 
 #[tokio::test]
+async fn a_worker_says_what_it_can_run_and_takes_that_back_when_it_stops() {
+    let setup = Setup::new(STEP).await;
+    let worker = setup.start(echo(&setup)).await;
+    let said = "worker = 'tested' AND handlers = '{h}' AND 'worker_here_queue' = ANY (queues)";
+    setup.until(&format!("SELECT EXISTS (SELECT FROM tasker.workers WHERE {said})")).await;
+    worker.stop().await;
+    assert_eq!(setup.number("SELECT count(*) FROM tasker.workers").await, 0);
+}
+
+#[tokio::test]
 async fn queues_that_come_later_are_found() {
     let setup = Setup::new(STEP).await;
     let names = "UPDATE tasker.queues SET pool = 'elsewhere' WHERE pool = 'default'";

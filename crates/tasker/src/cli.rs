@@ -1,5 +1,7 @@
 //! The arguments, as clap reads them. What a command does is in [`crate::commands`].
 
+mod operate;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,6 +9,8 @@ use clap_complete::Shell;
 use tasker_client::GraphFormat;
 use tasker_client::types::TaskState;
 use uuid::Uuid;
+
+pub(crate) use operate::{CompleteStep, DlqCommand, RepairMany, RepairStep};
 
 /// Workflows on PostgreSQL: run them, watch them, repair them
 #[derive(Debug, Parser)]
@@ -47,6 +51,9 @@ pub(crate) enum Command {
     /// Create, follow and cancel tasks
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Look into what was given up
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Check, register and show templates
     #[command(subcommand)]
     Template(TemplateCommand),
@@ -182,8 +189,21 @@ pub(crate) enum TaskCommand {
     },
     /// Show one step
     Step(StepOfTask),
+    /// Say for each step that has not ended well why
+    Explain {
+        /// The task's id
+        task: Uuid,
+    },
     /// List every attempt of a step
     StepAudit(StepOfTask),
+    /// Give a failed step a new budget of attempts and try it at once
+    ResetStep(RepairStep),
+    /// Step over a failed step: its children run without its result
+    ResolveStep(RepairStep),
+    /// Supply the result of a step that is not running
+    CompleteStep(CompleteStep),
+    /// Reset or resolve every failed step that matches
+    Repair(Box<RepairMany>),
     /// List every transition of a task
     History {
         /// The task's id
@@ -421,6 +441,12 @@ pub(crate) enum SystemCommand {
     Health,
     /// Show the versions of this command and of the server
     Info,
+    /// List the handlers that live workers have registered
+    Handlers {
+        /// Only those of this namespace
+        #[arg(long)]
+        namespace: Option<String>,
+    },
 }
 
 /// Check a configuration; every error is told with its file and line

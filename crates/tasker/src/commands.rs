@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod config;
 mod db;
 mod demo;
+mod dlq;
 mod drawing;
 mod process;
 mod system;
@@ -37,6 +38,7 @@ pub(crate) fn run(cli: Cli, handlers: HandlerRegistry, output: &Output) -> Resul
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, configured()?, output)),
         Command::Db(command) => runtime.block_on(db::run(&command, &configured()?, output)),
         Command::Task(command) => runtime.block_on(task::run(command, &connect()?, output)),
+        Command::Dlq(command) => runtime.block_on(dlq::run(command, &connect()?, output)),
         Command::Template(command) => runtime.block_on(template::run(command, connect, output)),
         Command::Config(command) => config::run(&command, output),
         Command::System(command) => runtime.block_on(system::run(command, &connect()?, output)),

@@ -125,6 +125,13 @@ fn what_is_asked_for_wrongly_exits_with_2_and_names_the_remedy() {
             "-101 is not in -100..=100",
         ),
         (&["task", "cancel", TASK], "add --yes"),
+        (&["task", "reset-step", TASK, "charge", "--by", "ann"], "--reason"),
+        (&["task", "repair", "--action", "reset", "--name", "order", "--by", "ann"], "--reason"),
+        (&["task", "repair", "--action", "reset", "--name", "order", "--by", "ann", "--reason", "r"], "add --yes"),
+        (
+            &["task", "complete-step", TASK, "charge", "--by", "a", "--reason", "r", "--result", "{"],
+            "--result is not JSON",
+        ),
         (&["task", "list", "--url", "https://tasker.example"], "use `http://`"),
         (&["config", "explain", "queue.lease_m"], "did you mean `queue.lease_ms`?"),
         (&["template", "validate", "."], "holds no .yaml or .yml file"),
@@ -359,6 +366,86 @@ fn a_template_file_is_drawn() {
     let ran = draw(&["--format", "svg", "--out", "order.svg"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{ran:#?}");
     assert!(std::fs::read_to_string(folder.path().join("order.svg")).unwrap().starts_with("<svg "));
+}
+
+#[test]
+fn a_step_is_repaired_by_its_name_with_who_and_why() {
+    let (address, requests) = serve(vec![
+        ("200 OK", json!([step()])),
+        ("200 OK", step()),
+        ("200 OK", step()),
+        ("409 Conflict", refusal("STEP_STATE")),
+    ]);
+    let account = ["--reason", "the bank is back", "--by", "ann", "--url", &address];
+    let ran = tasker(&[&["task", "reset-step", TASK, "charge"], &account[..]].concat());
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "charge complete\n"), "{ran:#?}");
+    let complete = ["task", "complete-step", TASK, TASK, "--result", r#"{"paid": 1.50}"#, "--json"];
+    let ran = tasker(&[&complete, &account[..]].concat());
+    assert_eq!((ran.status, &ran.json()["name"]), (0, &json!("charge")), "{ran:#?}");
+    let ran = tasker(&[&["task", "resolve-step", TASK, TASK], &account[..]].concat());
+    assert!(ran.status == 1 && ran.stderr.contains("STEP_STATE"), "{ran:#?}");
+    let requests = requests.join().unwrap();
+    let patch = format!("PATCH /v1/tasks/{TASK}/workflow_steps/{TASK} HTTP/1.1 ");
+    let bodies: Vec<&str> = requests[1..].iter().map(|request| request.strip_prefix(&patch).unwrap()).collect();
+    assert_eq!(bodies[0], r#"{"action_type":"reset_for_retry","reason":"the bank is back","reset_by":"ann"}"#);
+    assert!(bodies[1].contains(r#""result":{"paid": 1.50}"#), "the result goes out as it was written: {bodies:?}");
+    assert!(bodies[2].contains(r#""resolved_by":"ann""#), "{bodies:?}");
+}
+
+#[test]
+fn many_steps_are_repaired_page_by_page() {
+    let step = json!({"task_uuid": TASK, "step_uuid": TASK, "step_name": "charge", "namespace": "shop",
+        "task_name": "order", "handler": "h", "attempts": 3, "error_type": "outage", "outcome": "done"});
+    let page =
+        |next: Value| json!({"preview": false, "done": 1, "refused": 0, "steps": [step.clone()], "next_cursor": next});
+    let (address, requests) = serve(vec![("200 OK", page(json!("abc"))), ("200 OK", page(Value::Null))]);
+    let what = ["task", "repair", "--action", "reset", "--error-type", "outage", "--per-second", "5", "--yes"];
+    let account = ["--reason", "it is back", "--by", "ann", "--url", &address];
+    let ran = tasker(&[&what[..], &account[..]].concat());
+    assert!(ran.status == 0 && ran.stdout.ends_with("\n2 steps repaired, 0 had moved meanwhile\n"), "{ran:#?}");
+    let requests = requests.join().unwrap();
+    let body = r#"{"action_type":"reset_for_retry","filter":{"error_type":"outage"},"preview":false,"reason":"it is back","by":"ann","per_second":5"#;
+    assert_eq!(requests[0], format!("POST /v1/tasks/repair HTTP/1.1 {body}}}"));
+    assert_eq!(requests[1], format!(r#"POST /v1/tasks/repair HTTP/1.1 {body},"cursor":"abc"}}"#));
+}
+
+#[test]
+fn an_explanation_is_a_table_of_reasons() {
+    let step = json!({"step_uuid": TASK, "name": "charge", "current_state": "enqueued", "code": "no_live_worker",
+        "message": "no live worker knows its handler h", "handler": "h", "attempts": 0, "max_attempts": 3});
+    let explanation = json!({"task_uuid": TASK, "status": "steps_in_process", "message": "it waits", "steps": [step]});
+    let handlers = json!({"handlers": [{"namespace": "shop", "name": "h", "workers": ["w1", "w2"], "last_seen": "2024-05-01T10:00:00Z"}]});
+    let (address, requests) = serve(vec![("200 OK", explanation), ("200 OK", handlers)]);
+    let ran = tasker(&["task", "explain", TASK, "--url", &address]);
+    assert!(ran.stdout.starts_with(&format!("{TASK} steps_in_process: it waits\n")), "{ran:#?}");
+    assert!(ran.stdout.contains("no_live_worker"), "{ran:#?}");
+    let ran = tasker(&["system", "handlers", "--namespace", "shop", "--url", &address]);
+    assert!(ran.status == 0 && ran.stdout.contains("w1, w2"), "{ran:#?}");
+    let requests = requests.join().unwrap();
+    assert_eq!(requests[0], format!("GET /v1/tasks/{TASK}/explain HTTP/1.1 "));
+    assert_eq!(requests[1], "GET /v1/handlers/shop HTTP/1.1 ");
+}
+
+#[test]
+fn what_was_given_up_is_listed_and_resolved() {
+    let entry = json!({"dlq_entry_uuid": TASK, "task_uuid": TASK, "step_uuid": TASK, "step_name": "charge", "attempt": 3,
+        "namespace": "shop", "task_name": "order", "current_state": "blocked_by_failures",
+        "dlq_reason": "attempts_exhausted", "dlq_timestamp": "2024-05-01T10:00:00Z", "filed_by": null,
+        "resolution_status": "cancelled", "resolution_timestamp": null, "resolution_notes": null, "resolved_by": null,
+        "resolutions": []});
+    let pagination = json!({"limit": 50, "next_cursor": "abc", "has_next": true, "page": null});
+    let list = json!({"entries": [entry.clone()], "pagination": pagination});
+    let (address, requests) = serve(vec![("200 OK", list), ("200 OK", entry)]);
+    let ran = tasker(&["dlq", "list", "--status", "permanently_failed", "--url", &address]);
+    assert!(ran.stdout.contains("shop/order") && ran.stdout.ends_with("\nmore with --cursor abc\n"), "{ran:#?}");
+    let update =
+        ["dlq", "update", TASK, "--status", "cancelled", "--notes", "a test", "--by", "ann", "--url", &address];
+    let ran = tasker(&update);
+    assert_eq!((ran.status, ran.stdout), (0, format!("{TASK} cancelled\n")));
+    let requests = requests.join().unwrap();
+    assert!(requests[0].starts_with("GET /v1/dlq?resolution_status=permanently_failed&limit=50 "), "{requests:?}");
+    let body = r#"{"resolution_status":"cancelled","resolution_notes":"a test","resolved_by":"ann"}"#;
+    assert_eq!(requests[1], format!("PATCH /v1/dlq/entry/{TASK} HTTP/1.1 {body}"));
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub struct StepAudit {
     pub finished_at: DateTime<Utc>,
     /// Time spent in the handler; unknown for a lost attempt.
     pub duration_ms: Option<f64>,
-    /// The worker that reported it.
+    /// The worker that reported it, or who supplied the result by hand.
     pub worker: Option<String>,
     /// What the handler returned.
     #[schema(value_type = Option<Object>)]

@@ -45,6 +45,12 @@ impl ApiError {
         self
     }
 
+    /// The same refusal in better words.
+    pub(super) fn saying(mut self, message: String) -> Self {
+        self.message = message;
+        self
+    }
+
     fn later(mut self, retry_after_ms: u64) -> Self {
         self.retry_after_ms = Some(retry_after_ms);
         self
@@ -209,6 +215,8 @@ impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::NotFound => Self::not_found("task"),
+            CommandError::NoSuchStep => Self::not_found("step"),
+            CommandError::Invalid(violations) => Self::invalid(&violations),
             CommandError::Refused(refused) => refused.into(),
             CommandError::Overloaded { retry_after_ms } => Self::overloaded().later(retry_after_ms),
             CommandError::Unavailable => Self::outcome_unknown(),

@@ -49,7 +49,8 @@ pub(super) fn step_of(task: TaskId, text: &str) -> Result<StepIndex, ApiError> {
     step.map(StepId::index).ok_or_else(|| ApiError::not_found("step"))
 }
 
-fn uuid(text: &str) -> Result<Uuid, ApiError> {
+/// A uuid from a path.
+pub(super) fn uuid(text: &str) -> Result<Uuid, ApiError> {
     let shown: String = text.chars().take(64).collect();
     text.parse().map_err(|_| ApiError::bad_request("INVALID_ID", format!("`{shown}` is not a uuid")))
 }

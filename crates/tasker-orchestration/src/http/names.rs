@@ -27,6 +27,11 @@ impl StepNames {
         Self { template: Arc::clone(task.template()), made }
     }
 
+    /// The names of batch workers.
+    pub(super) fn made(self) -> HashMap<StepIndex, String> {
+        self.made
+    }
+
     /// The name of a step; `None` for one that was made after this was read.
     pub(super) fn of(&self, step: StepIndex) -> Option<&str> {
         match self.template.steps.get(step.at()) {

@@ -1,17 +1,20 @@
 //! `/v1/tasks/{uuid}/workflow_steps`: the steps of a task, and their attempts.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
-use tasker_client::types::{AttemptError, AttemptOutcome, StepAudit, StepResponse};
-use tasker_lifecycle::{StepIndex, StepState};
+use tasker_client::types::{AttemptError, AttemptOutcome, StepAction, StepAudit, StepResponse};
+use tasker_lifecycle::{Refused, StepIndex, StepState};
 use tasker_shared::messages::StepFailure;
 use tasker_shared::store::queries::{self, Attempt};
 
 use super::error::ApiError;
-use super::input::{step_of, task_id};
+use super::input::{self, step_of, task_id};
 use super::view::TaskView;
 use super::{Api, Refusals};
+use crate::errors::CommandError;
 
 #[utoipa::path(get, path = "/v1/tasks/{uuid}/workflow_steps", tag = "steps",
     params(("uuid" = Uuid, Path, description = "The task.")),
@@ -34,6 +37,33 @@ pub(super) async fn get(
 ) -> Result<Json<StepResponse>, ApiError> {
     let (view, step) = step_in(&api, &uuid, &step).await?;
     Ok(Json(view.step(step)))
+}
+
+#[utoipa::path(patch, path = "/v1/tasks/{uuid}/workflow_steps/{step_uuid}", tag = "steps", request_body = StepAction,
+    params(("uuid" = Uuid, Path, description = "The task."), ("step_uuid" = Uuid, Path, description = "The step.")),
+    responses((status = 200, description = "The step after the action; its task goes on by itself.", body = StepResponse),
+        Refusals))]
+/// Resets, resolves or completes a step by hand.
+pub(super) async fn act(
+    State(api): State<Api>,
+    Path((uuid, step)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<StepResponse>, ApiError> {
+    let task = task_id(&uuid)?;
+    let step = step_of(task, &step)?;
+    let action: StepAction = input::json(&headers, &body)?;
+    let action_type = action.action_type;
+    match api.engine.act_on_step(task, step, action).await {
+        Ok(()) => Ok(Json(api.task_with(task, Some(step)).await?.step(step))),
+        Err(CommandError::Refused(refused @ Refused::NotRepairable(_, state))) => {
+            let names = api.names_of(task).await?;
+            let name = names.of(step).unwrap_or_default();
+            let message = format!("`{}` does not apply to step `{name}`: it is {state}", action_type.as_str());
+            Err(ApiError::from(refused).saying(message))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[utoipa::path(get, path = "/v1/tasks/{uuid}/workflow_steps/{step_uuid}/audit", tag = "steps",

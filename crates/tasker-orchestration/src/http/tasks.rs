@@ -189,7 +189,7 @@ impl Page {
 }
 
 /// The lowest id of a task created at this millisecond.
-fn id_at(unix_ms: i64) -> Uuid {
+pub(super) fn id_at(unix_ms: i64) -> Uuid {
     let ms = u128::try_from(unix_ms).unwrap_or(0).min((1 << 48) - 1);
     Uuid::from_u128(ms << 80)
 }

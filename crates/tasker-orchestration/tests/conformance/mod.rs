@@ -90,6 +90,21 @@ async fn a_wait_that_is_decided_on_and_cancelled_in_one_commit_leaves_no_due_tim
     lives.command(task, Event::Cancelled).await;
 }
 
+#[tokio::test]
+async fn an_action_whose_answer_got_lost_is_carried_out_once_and_not_refused() {
+    let mut lives = Lives::begin(300, usize::MAX).await;
+    lives.claim(1, LEASE).await;
+    let claim = lives.open.pop().unwrap();
+    let (task, step) = (claim.task, claim.step);
+    let report = lives.report(claim, Outcome::Permanent);
+    lives.servers[0].report(vec![report]).await;
+    assert!(lives.servers[1].command_of_lost_outcome(task, Event::StepReset { step }).await.unwrap());
+    let mut conn = lives.db.pool.acquire().await.unwrap();
+    let rows = history(&mut conn, task).await;
+    assert_eq!(rows.iter().filter(|row| row.cause == "step_reset").count(), 1, "{rows:?}");
+    assert_eq!(violations(&mut conn).await, Vec::<String>::new());
+}
+
 /// What a handler may come to.
 #[derive(Debug, Clone, Copy)]
 enum Outcome {
@@ -367,7 +382,8 @@ impl Lives {
         let events: Vec<_> = before.chain([(task, event.clone())]).collect();
         let answer = self.a_server().command(task, event.clone()).await;
         let last = self.committed(events).await;
-        assert_eq!(answer.ok(), last.map(|decision| !decision.is_empty()), "{event:?}");
+        // An action on a step that changes nothing is refused, a second cancel is not.
+        assert_eq!(answer.unwrap_or(false), last.is_some_and(|decision| !decision.is_empty()), "{event:?}");
     }
 
     /// The events happen in memory, at the moment of the commit; then both are compared. Answers with what was

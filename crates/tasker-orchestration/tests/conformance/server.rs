@@ -12,14 +12,16 @@ use tasker_shared::config::{Config, Environment};
 use tasker_shared::messages::Report;
 use tasker_shared::store::queries::{self, HistoryRow};
 use tasker_shared::store::tasks::{self, Details, Snapshot};
+use tasker_shared::store::writes::ByHand;
 use tasker_shared::telemetry::Metrics;
 use tasker_shared::testing::TestDatabase;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use crate::actor::{Actor, Work};
 use crate::advance::{Advance, snapshots};
 use crate::engine::{Engine, Parts};
-use crate::enqueuer::{Command, StepEnqueuer, Sweep};
+use crate::enqueuer::{Command, Ordered, Repair, StepEnqueuer, Sweep};
 use crate::errors::CommandError;
 use crate::requests::{Request, Submission, TaskRequests};
 use crate::results::ResultProcessor;
@@ -96,9 +98,22 @@ impl Server {
     }
 
     pub(super) async fn command(&self, task: TaskId, event: Event) -> Result<bool, CommandError> {
-        let (reply, answer) = oneshot::channel();
-        let detail = r#"{"by":"test"}"#.to_owned();
-        inbox(&self.enqueuer, self.parts(), vec![Command { task, event, detail, reply }]).await;
+        let (command, answer) = ordered(task, event);
+        inbox(&self.enqueuer, self.parts(), vec![command]).await;
+        answer.await.unwrap()
+    }
+
+    /// The command is committed, the answer of that commit gets lost, and the actor tries again.
+    pub(super) async fn command_of_lost_outcome(&self, task: TaskId, event: Event) -> Result<bool, CommandError> {
+        let (command, answer) = ordered(task, event);
+        let commands = vec![command];
+        let mut last = None;
+        for again in [false, true] {
+            let mut tx = self.parts().pool.begin().await.unwrap();
+            last = Some(self.enqueuer.handle(&mut tx, Work::Inbox { events: &commands, again }).await.unwrap());
+            tx.commit().await.unwrap();
+        }
+        self.enqueuer.committed(last.unwrap().after, commands);
         answer.await.unwrap()
     }
 
@@ -132,6 +147,25 @@ impl Server {
         let metrics = &self.parts().metrics;
         (metrics.cache_hits.get(), metrics.cache_misses.get())
     }
+}
+
+/// A command as the engine makes it, and where its answer comes.
+fn ordered(task: TaskId, event: Event) -> (Command, oneshot::Receiver<Result<bool, CommandError>>) {
+    let (reply, answer) = oneshot::channel();
+    let by_hand = match event {
+        Event::StepCompleted { step, .. } => Some((step, by_hand())),
+        _ => None,
+    };
+    let action = Uuid::from_u128(rand::random());
+    let detail = serde_json::json!({ "by": "test", "action_uuid": action }).to_string();
+    let is_repair = matches!(event, Event::StepReset { .. } | Event::StepResolved { .. } | Event::StepCompleted { .. });
+    let repair = is_repair.then_some(Repair { action, by_hand });
+    (Command { task, ordered: Ordered { event, detail, repair }, reply }, answer)
+}
+
+fn by_hand() -> ByHand {
+    let result = RawValue::from_string("\"by hand\"".to_owned()).unwrap();
+    ByHand { result: result.into(), metadata: None, by: "test".to_owned() }
 }
 
 /// What the actor's loop does with its inbox.

@@ -7,13 +7,17 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tasker_lifecycle::{CorruptTask, Timestamp};
 
+pub mod actions;
+pub mod analytics;
 pub mod cache;
 pub mod checkpoints;
 pub mod claims;
 pub mod dead_letters;
 pub mod discards;
 pub mod due;
+pub mod failed;
 pub mod idempotency;
+pub mod ledger;
 pub mod measure;
 pub mod queries;
 pub mod queues;
@@ -22,6 +26,7 @@ pub mod schema;
 pub mod sweep;
 pub mod tasks;
 pub mod templates;
+pub mod workers;
 pub mod writes;
 
 /// What can go wrong between us and the database, by what the caller can do.

@@ -3,6 +3,7 @@
 //! Lists walk the task ids from the newest on, a bounded number at a time: a filter that few tasks match costs a page
 //! that may be empty and a cursor, never a scan of the table.
 
+mod explain;
 mod templates;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use super::templates::Templates;
 use super::writes::step_column;
 use crate::messages::ticket_queue;
 
+pub use explain::{Failed, TicketFact, failures, ticket_facts};
 pub use templates::{TemplateRecord, template, templates};
 
 /// A task with what its requester said.

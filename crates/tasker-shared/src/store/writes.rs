@@ -1,8 +1,11 @@
 //! Everything that a batch writes, gathered in memory and written by a number of statements that does not
 //! depend on the batch's size.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use pgmq_notify::{Outgoing, Token};
+use serde_json::value::RawValue;
 use sqlx::PgConnection;
 use tasker_lifecycle::{Cause, Decision, StepIndex, TaskId, TaskState, Timestamp};
 use uuid::Uuid;
@@ -12,6 +15,17 @@ use super::{StoreError, dead_letters, due, to_sql};
 use crate::crash_point;
 use crate::follows;
 use crate::messages::{Report, ReportedOutcome};
+
+/// A result that somebody supplied instead of a handler.
+#[derive(Debug, Clone)]
+pub struct ByHand {
+    /// The result, JSON text as it was sent.
+    pub result: Arc<RawValue>,
+    /// Whatever else was to be kept.
+    pub metadata: Option<Box<RawValue>>,
+    /// Who supplied it.
+    pub by: String,
+}
 
 /// The rows of one transaction, as columns.
 #[derive(Debug, Default)]
@@ -57,7 +71,7 @@ struct AttemptColumns {
 
 impl Writes {
     /// Adds what `decision` did to a task whose history has `seq` rows now. Decisions with the same cause
-    /// that follow each other in one commit share a row.
+    /// that follow each other in one commit share a row, but none is added to a row that says who asked for it.
     pub fn history(&mut self, task: TaskId, seq: &mut i32, cause: Cause, decision: &Decision, at: TaskState) {
         let mut changes = String::with_capacity(decision.transitions.len() * 9);
         for t in &decision.transitions {
@@ -68,7 +82,8 @@ impl Writes {
         }
         let (from, to) = decision.task.unwrap_or((at, at));
         let h = &mut self.history;
-        if h.tasks.last() == Some(&task.uuid()) && h.causes.last() == Some(&cause_name(cause)) {
+        let same = h.tasks.last() == Some(&task.uuid()) && h.causes.last() == Some(&cause_name(cause));
+        if same && h.details.last() == Some(&None) {
             let last = h.changes.last_mut().expect("as long as tasks");
             last.push(' ');
             last.push_str(&changes);
@@ -99,6 +114,11 @@ impl Writes {
             self.attempts.push(report, attempt, "lost");
         }
         self.attempts.push(report, report.claim.attempt, report.outcome.name());
+    }
+
+    /// Adds the attempt that a result by hand counts as.
+    pub fn by_hand(&mut self, (task, step, attempt): (TaskId, StepIndex, u32), by_hand: &ByHand, at: Timestamp) {
+        self.attempts.push_by_hand((task, step, attempt), by_hand, at);
     }
 
     /// Adds a ticket to send.
@@ -300,6 +320,25 @@ impl AttemptColumns {
         self.errors.push(payload.error);
         self.metadatas.push(payload.metadata);
         self.follows.push(payload.follows);
+    }
+
+    /// No claim was made and no handler ran, so only the end has a time. The nonce is that of no ticket.
+    fn push_by_hand(&mut self, (task, step, attempt): (TaskId, StepIndex, u32), by_hand: &ByHand, at: Timestamp) {
+        self.tasks.push(task.uuid());
+        self.steps.push(step_column(step));
+        self.attempts.push(i32::try_from(attempt).unwrap_or(i32::MAX));
+        self.nonces.push(Uuid::from_u128(rand::random()));
+        self.outcomes.push("by_hand");
+        self.retryables.push(None);
+        self.retry_afters.push(None);
+        self.workers.push(by_hand.by.clone());
+        self.claimed.push(None);
+        self.started.push(None);
+        self.ended.push(to_sql(at));
+        self.results.push(Some(by_hand.result.get().to_owned()));
+        self.errors.push(None);
+        self.metadatas.push(by_hand.metadata.as_ref().map(|metadata| metadata.get().to_owned()));
+        self.follows.push(None);
     }
 }
 

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 use tasker_client::Client;
-use tasker_client::types::{CheckStatus, DetailedHealth};
+use tasker_client::types::{CheckStatus, DetailedHealth, HandlerList};
 
 use crate::cli::SystemCommand;
 use crate::failure::{Failure, Status};
-use crate::output::{Output, fields, or_dash, table};
+use crate::output::{Output, fields, or_dash, table, time};
 
 /// The versions at both ends.
 #[derive(Serialize)]
@@ -20,13 +20,18 @@ struct Info<'a> {
 }
 
 pub(super) async fn run(command: SystemCommand, client: &Client, output: &Output) -> Result<Status, Failure> {
-    let health = client.detailed_health().await?;
     match command {
         SystemCommand::Health => {
+            let health = client.detailed_health().await?;
             output.value(&health, health_table)?;
             Ok(Status::done_if(health.status != CheckStatus::Unhealthy))
         }
+        SystemCommand::Handlers { namespace } => {
+            output.value(&client.handlers(namespace.as_deref()).await?, handlers_table)?;
+            Ok(Status::Done)
+        }
         SystemCommand::Info => {
+            let health = client.detailed_health().await?;
             let info = Info {
                 client_version: env!("CARGO_PKG_VERSION"),
                 server_version: health.version,
@@ -52,6 +57,14 @@ fn health_table(health: &DetailedHealth) -> String {
     });
     let checks = table(["PART", "STATUS", "MS", "MESSAGE"], rows, "no checks");
     format!("the server is {}\n\n{checks}", word(health.status))
+}
+
+fn handlers_table(list: &HandlerList) -> String {
+    let rows = list.handlers.iter().map(|handler| {
+        let namespace = or_dash(handler.namespace.as_ref());
+        [namespace, handler.name.clone(), handler.workers.join(", "), time(handler.last_seen)]
+    });
+    table(["NAMESPACE", "HANDLER", "WORKERS", "LAST SEEN"], rows, "no live worker has a handler")
 }
 
 fn info_fields(info: &Info<'_>) -> String {

@@ -1,16 +1,18 @@
 //! `tasker task`: create, follow and cancel tasks.
 
+mod explain;
 mod follow;
+mod repair;
 mod show;
 
 use std::io::{self, BufRead, IsTerminal, Read};
 
-use tasker_client::types::{ListQuery, RawJson, TaskRequest};
+use tasker_client::types::{CompletionData, ListQuery, RawJson, StepAction, TaskRequest};
 use tasker_client::{Client, Graph, GraphFormat};
 use uuid::Uuid;
 
 use super::drawing;
-use crate::cli::{CreateTask, Drawing, ListTasks, StepOfTask, TaskCommand};
+use crate::cli::{CompleteStep, CreateTask, Drawing, ListTasks, StepOfTask, TaskCommand};
 use crate::failure::{Failure, Status};
 use crate::output::Output;
 
@@ -37,11 +39,25 @@ pub(super) async fn run(command: TaskCommand, client: &Client, output: &Output) 
             output.value(&step, show::step)?;
             Ok(Status::Done)
         }
+        TaskCommand::Explain { task } => {
+            output.value(&client.explain(task).await?, explain::text)?;
+            Ok(Status::Done)
+        }
         TaskCommand::StepAudit(wanted) => {
             let attempts = client.step_audit(wanted.task, step_id(&wanted, client).await?).await?;
             output.value(&attempts, |attempts| show::attempts(attempts))?;
             Ok(Status::Done)
         }
+        TaskCommand::ResetStep(wanted) => {
+            let action = StepAction::reset_for_retry(wanted.account.reason, wanted.account.by);
+            act(&wanted.step, &action, client, output).await
+        }
+        TaskCommand::ResolveStep(wanted) => {
+            let action = StepAction::resolve_manually(wanted.account.reason, wanted.account.by);
+            act(&wanted.step, &action, client, output).await
+        }
+        TaskCommand::CompleteStep(wanted) => complete_step(wanted, client, output).await,
+        TaskCommand::Repair(wanted) => repair::run(*wanted, client, output).await,
         TaskCommand::History { task } => {
             output.value(&client.history(task).await?, |entries| show::history(entries))?;
             Ok(Status::Done)
@@ -56,7 +72,7 @@ async fn create(task: CreateTask, client: &Client, output: &Output) -> Result<St
         name: task.name,
         namespace: task.namespace,
         version: task.version,
-        context: input(&task.input)?,
+        context: input("--input", &task.input)?,
         initiator: task.initiator,
         source_system: task.source_system,
         reason: task.reason,
@@ -77,9 +93,9 @@ async fn create(task: CreateTask, client: &Client, output: &Output) -> Result<St
 }
 
 /// The input as it was written: `JSON`, `@FILE`, or `@-`.
-fn input(argument: &str) -> Result<RawJson, Failure> {
+fn input(option: &str, argument: &str) -> Result<RawJson, Failure> {
     let (text, origin) = match argument.strip_prefix('@') {
-        None => (argument.to_owned(), "--input".to_owned()),
+        None => (argument.to_owned(), option.to_owned()),
         Some("-") => {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text).map_err(|error| Failure::file("standard input", error))?;
@@ -117,6 +133,20 @@ async fn cancel(task: Uuid, yes: bool, client: &Client, output: &Output) -> Resu
     }
     let task = client.cancel_task(task).await?;
     output.value(&task, |task| format!("{} {}\n", task.task_uuid, task.status))?;
+    Ok(Status::Done)
+}
+
+async fn complete_step(wanted: CompleteStep, client: &Client, output: &Output) -> Result<Status, Failure> {
+    let result = input("--result", &wanted.result)?;
+    let metadata = wanted.metadata.map(|metadata| input("--metadata", &metadata)).transpose()?;
+    let data = CompletionData { result, metadata };
+    let action = StepAction::complete_manually(data, wanted.account.reason, wanted.account.by);
+    act(&wanted.step, &action, client, output).await
+}
+
+async fn act(wanted: &StepOfTask, action: &StepAction, client: &Client, output: &Output) -> Result<Status, Failure> {
+    let step = client.act_on_step(wanted.task, step_id(wanted, client).await?, action).await?;
+    output.value(&step, |step| format!("{} {}\n", step.name, step.current_state))?;
     Ok(Status::Done)
 }
 

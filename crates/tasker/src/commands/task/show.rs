@@ -127,7 +127,14 @@ pub(super) fn changes(entry: &HistoryEntry) -> Vec<(String, String)> {
         let from = entry.task_from.map_or_else(String::new, |from| format!("{from} -> "));
         ("(task)".to_owned(), format!("{from}{to}"))
     });
-    steps.chain(task).collect()
+    steps.chain(task).chain(entry.detail.as_ref().and_then(account)).collect()
+}
+
+/// Who asked for it and why, where somebody did.
+fn account(detail: &serde_json::Value) -> Option<(String, String)> {
+    let text = |key: &str| detail[key].as_str().filter(|text| !text.is_empty());
+    let said: Vec<&str> = [text("by"), text("reason")].into_iter().flatten().collect();
+    (!said.is_empty()).then(|| ("(by)".to_owned(), said.join(": ")))
 }
 
 fn step_change(step: &StepTransition) -> String {
