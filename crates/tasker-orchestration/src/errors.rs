@@ -1,16 +1,8 @@
 //! What can go wrong at the server, by what the caller can do.
 
 use tasker_lifecycle::TaskId;
+pub use tasker_shared::json_schema::Violation;
 use tasker_shared::store::{MigrateError, StoreError};
-
-/// One offence in an input, with the place.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Violation {
-    /// JSON pointer (RFC 6901) or field name.
-    pub path: String,
-    /// What is wrong with it.
-    pub message: String,
-}
 
 /// Why a task was not created.
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,7 @@ use futures::FutureExt;
 use serde_json::value::RawValue;
 use tasker_lifecycle::StepIndex;
 use tasker_shared::config::Limits;
+use tasker_shared::json_schema::{Violation, cut, violations};
 use tasker_shared::messages::{Claim, Report, ReportedOutcome, StepFailure};
 use tasker_shared::portable;
 use tokio::sync::OwnedSemaphorePermit;
@@ -24,8 +25,6 @@ use crate::worker::Shared;
 const MESSAGE_BYTES: usize = 8 * 1024;
 /// Bytes of a class or a code.
 const NAME_BYTES: usize = 128;
-/// The most offences against a schema that an error lists.
-const OFFENCES: usize = 20;
 
 /// A claim with all that its attempt needs.
 pub(crate) struct Ready {
@@ -151,13 +150,14 @@ fn matches_schema(plan: &Plan, step: StepIndex, result: &RawValue) -> Result<(),
     let refused = |why: String| StepError::new(why, "result_schema", false);
     let validator = validator.as_ref().map_err(|error| refused(format!("the step's result_schema: {error}")))?;
     let value = serde_json::from_str(result.get()).map_err(|error| refused(error.to_string()))?;
-    let offences = validator.iter_errors(&value).take(OFFENCES);
-    let offences: Vec<String> =
-        offences.map(|error| format!("{}: {}", error.instance_path(), error.masked())).collect();
+    let offences = violations(validator, &value, "");
     if offences.is_empty() {
         return Ok(());
     }
-    Err(refused(format!("the result does not match its schema: {}", offences.join("; "))))
+    let told: Vec<String> = offences.iter().map(|Violation { path, message }| format!("{path}: {message}")).collect();
+    let error = refused(format!("the result does not match its schema: {}", told.join("; ")));
+    // The message is for people and is cut; programs find every offence here.
+    Err(error.with_metadata(serde_json::json!({ "violations": offences })))
 }
 
 /// What is reported of a checked result.
@@ -181,12 +181,7 @@ fn storable(mut text: String, most_bytes: usize) -> String {
     if text.contains('\0') {
         text = text.replace('\0', "\u{fffd}");
     }
-    if text.len() > most_bytes {
-        let end = (0..=most_bytes - '…'.len_utf8()).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
+    cut(text, most_bytes)
 }
 
 #[cfg(test)]
@@ -194,10 +189,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_cut_between_characters_and_lose_their_nuls() {
+    fn texts_are_cut_and_lose_their_nuls() {
         assert_eq!(storable("a\0b".to_owned(), 10), "a\u{fffd}b");
-        assert_eq!(storable("ééé".to_owned(), 6), "ééé");
-        assert_eq!(storable("éééé".to_owned(), 7), "éé…");
-        assert_eq!(storable("aéé".to_owned(), 4), "a…");
+        assert_eq!(storable("ééé\0".to_owned(), 6), "é…");
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use crate::support::{on_database, queue};
 use pgmq_notify::{
     Extension, Message, Outgoing, QueueName, Token, delete_any, delete_fenced, extend_fenced, next_vt_ms, read,
     release_fenced, reserve_ids, send,
 };
 use sqlx::{Connection, PgConnection};
-use crate::support::{on_database, queue};
 use uuid::Uuid;
 
 const LEASE: Duration = Duration::from_secs(60);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::support::{on_empty_database, queue};
 use pgmq_notify::{Error, Installed, Outgoing, Pgmq, archive, create_queues, install, read, reserve_ids, send};
 use sqlx::postgres::PgPoolOptions;
-use crate::support::{on_empty_database, queue};
 
 #[tokio::test]
 async fn a_second_install_finds_all_in_place() {

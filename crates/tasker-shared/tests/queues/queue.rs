@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use crate::support::{on_database, queue};
 use pgmq_notify::{
     Error, IdBlocks, Outgoing, QueueName, archive, clamp_vt, create_queues, depth, next_vt_ms, pop, read, reserve_ids,
     send,
 };
 use sqlx::{Connection, PgConnection};
-use crate::support::{on_database, queue};
 
 const LEASE: Duration = Duration::from_secs(60);
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::support::{on_empty_database, queue};
 use pgmq_notify::{Channel, Mode, Notifier, Wakeups, Woken};
 use sqlx::{PgPool, postgres::PgListener};
-use crate::support::{on_empty_database, queue};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
