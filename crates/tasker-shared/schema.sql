@@ -111,6 +111,16 @@ BEGIN
     END IF;
 END $$;
 
+CREATE FUNCTION tasker.new_task_uuid() RETURNS uuid
+    LANGUAGE sql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0')
+            -- A random uuid has its variant in the 17th digit, and nothing but chance after that.
+            || '7' || substr(r.digits, 14, 3) || substr(r.digits, 17, 4) || substr(r.digits, 21, 7) || '00000')::uuid
+    FROM (SELECT replace(gen_random_uuid()::text, '-', '') AS digits OFFSET 0) r
+$$;
+
 CREATE FUNCTION tasker.report(queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[], task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[], outcomes text[], retryables boolean[], retry_afters bigint[], worker text, claimed_ats timestamp with time zone[], started_ats timestamp with time zone[], ended_ats timestamp with time zone[], results text[], errors text[], metadatas text[]) RETURNS TABLE(ord integer, verdict text)
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'
@@ -164,6 +174,37 @@ BEGIN
         RETURN QUERY SELECT d.ord, d.verdict FROM tasker.discard(taken, task_uuids, steps, attempts, nonces, outcomes,
             worker, results, errors) d;
     END IF;
+END $$;
+
+CREATE FUNCTION tasker.submit_task(namespace text, name text, context jsonb DEFAULT '{}'::jsonb, version text DEFAULT NULL::text, priority integer DEFAULT 0, idempotency_key text DEFAULT NULL::text, correlation_id uuid DEFAULT NULL::uuid, parent_correlation_id uuid DEFAULT NULL::uuid, initiator text DEFAULT NULL::text, source_system text DEFAULT NULL::text, reason text DEFAULT NULL::text, tags text[] DEFAULT '{}'::text[]) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+DECLARE
+    most_bytes CONSTANT integer := 16 * 1024 * 1024;
+    queue CONSTANT text := 'orchestration_task_requests';
+    id uuid := tasker.new_task_uuid();
+    body text;
+BEGIN
+    IF namespace IS NULL OR name IS NULL OR context IS NULL THEN
+        RAISE EXCEPTION 'submit_task: namespace, name and context must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    body := json_build_object(
+        'task_uuid', id,
+        'request', json_build_object(
+            'namespace', namespace, 'name', name, 'version', version, 'context', context,
+            'priority', coalesce(priority, 0), 'idempotency_key', idempotency_key, 'correlation_id', correlation_id,
+            'parent_correlation_id', parent_correlation_id, 'initiator', initiator, 'source_system', source_system,
+            'reason', reason, 'tags', to_json(coalesce(tags, '{}')), 'requested_at', clock_timestamp()))::text;
+    IF octet_length(body) > most_bytes THEN
+        RAISE EXCEPTION 'submit_task: the request is larger than % bytes', most_bytes
+            USING ERRCODE = 'program_limit_exceeded', HINT = 'Keep the data in a table and hand on its key.';
+    END IF;
+    PERFORM pgmq_notify.send_orchestration_task_requests(
+        ARRAY[queue], ARRAY(SELECT pgmq_notify.reserve_ids(queue, 1)), ARRAY[body], ARRAY[0::bigint], ARRAY[0],
+        clock_timestamp());
+    PERFORM pg_notify('pgmq_' || queue, '');
+    RETURN id;
 END $$;
 
 CREATE FUNCTION tasker.take_results(qty integer) RETURNS TABLE(msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid, outcome text, retryable boolean, retry_after_ms bigint, at timestamp with time zone)
@@ -407,6 +448,18 @@ CREATE TABLE tasker.queues (
     CONSTRAINT queues_band_check CHECK (((band >= '-1'::integer) AND (band <= 1)))
 );
 
+CREATE TABLE tasker.refused_requests (
+    task_uuid uuid NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    version text,
+    code text NOT NULL,
+    message text NOT NULL,
+    details json NOT NULL,
+    request json NOT NULL,
+    refused_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 CREATE TABLE tasker.task_details (
     task_uuid uuid NOT NULL,
     context json NOT NULL,
@@ -456,6 +509,9 @@ ALTER TABLE ONLY tasker.queues
 
 ALTER TABLE ONLY tasker.queues
     ADD CONSTRAINT queues_pkey PRIMARY KEY (queue);
+
+ALTER TABLE ONLY tasker.refused_requests
+    ADD CONSTRAINT refused_requests_pkey PRIMARY KEY (task_uuid);
 
 ALTER TABLE ONLY tasker.task_details
     ADD CONSTRAINT task_details_pkey PRIMARY KEY (task_uuid);

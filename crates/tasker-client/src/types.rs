@@ -3,6 +3,7 @@
 //! Requests refuse unknown fields; answers tolerate them, so that an older client reads a newer server. Payloads that only
 //! pass through (context, results, metadata) are kept as the text they came in and are never encoded again.
 
+mod bulk;
 mod error;
 mod health;
 mod history;
@@ -10,13 +11,14 @@ mod step;
 mod task;
 mod template;
 
+pub use bulk::{BulkRequest, BulkResponse, BulkResult};
 pub use error::{ErrorBody, ErrorDetail};
 pub use health::{CheckStatus, DetailedHealth, Health, HealthCheck};
 pub use history::{History, HistoryEntry, HistoryQuery, StepTransition, TaskEvent};
 pub use step::{AttemptError, AttemptOutcome, StepAudit, StepResponse};
 pub use task::{
-    ExecutionStatus, ListQuery, Pagination, RecommendedAction, TaskHealth, TaskList, TaskOptions, TaskRequest,
-    TaskResponse, TaskSummary, WaitQuery,
+    ExecutionStatus, ListQuery, Pagination, RecommendedAction, TaskHealth, TaskList, TaskOptions, TaskRefusal,
+    TaskRequest, TaskResponse, TaskSummary, WaitQuery,
 };
 pub use template::{
     RegisterRequest, RegisterResponse, TemplateDetail, TemplateList, TemplateListQuery, TemplateSummary,

@@ -35,6 +35,9 @@ pub enum CreateError {
         /// The task that is there.
         task: TaskId,
     },
+    /// The database refuses it for good.
+    #[error("the request can't be stored; the server's log says why")]
+    NotStorable,
     /// More requests wait than may; nothing was done.
     #[error("too many requests are waiting")]
     Overloaded {
@@ -50,6 +53,42 @@ pub enum CreateError {
     /// The server is stopping; nothing was done.
     #[error("the server is stopping")]
     Stopping,
+}
+
+impl CreateError {
+    /// The stable name of the refusal.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownTemplate { .. } => "TEMPLATE_NOT_FOUND",
+            Self::InputSchema(_) => "INPUT_SCHEMA",
+            Self::Invalid(_) => "INVALID_REQUEST",
+            Self::KeyConflict { .. } => "IDEMPOTENCY_CONFLICT",
+            Self::Duplicate { .. } => "DUPLICATE_TASK",
+            Self::NotStorable => "NOT_STORABLE",
+            Self::Overloaded { .. } => "OVERLOADED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
+            Self::Stopping => "STOPPING",
+        }
+    }
+
+    /// What belongs to the code, as JSON.
+    #[must_use]
+    pub fn details(&self) -> serde_json::Value {
+        match self {
+            Self::InputSchema(violations) | Self::Invalid(violations) => {
+                serde_json::json!({ "violations": violations })
+            }
+            Self::KeyConflict { task } | Self::Duplicate { task } => serde_json::json!({ "task_uuid": task }),
+            Self::UnknownTemplate { .. }
+            | Self::NotStorable
+            | Self::Overloaded { .. }
+            | Self::Unavailable
+            | Self::OutcomeUnknown
+            | Self::Stopping => serde_json::json!({}),
+        }
+    }
 }
 
 /// Why a command on a task was not carried out.

@@ -3,6 +3,7 @@
 //! A request passes the [`guard`], one handler, and at most a few reads; what changes something goes through the
 //! [`Engine`].
 
+mod bulk;
 mod error;
 mod guard;
 mod history;
@@ -20,10 +21,10 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use tasker_client::types::{ErrorBody, TaskState};
+use tasker_client::types::{ErrorBody, TaskResponse, TaskState};
 use tasker_lifecycle::template::Template;
 use tasker_lifecycle::{StepIndex, TaskId};
-use tasker_shared::store::{queries, tasks as stored};
+use tasker_shared::store::{queries, refusals, tasks as stored};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoResponses, OpenApi};
@@ -68,6 +69,21 @@ impl Api {
         let tickets = queries::tickets(&mut conn, &record).await?;
         let attempts = queries::last_attempts(&mut conn, id, step).await?;
         Ok(TaskView::new(record, tickets, attempts, self.engine.parts.now()))
+    }
+
+    /// The task, or what became of its request.
+    async fn answer(&self, id: TaskId) -> Result<TaskResponse, ApiError> {
+        match self.task(id).await {
+            Err(error) if error.is_not_found() => self.refused(id).await?.ok_or(error),
+            task => Ok(task?.response()),
+        }
+    }
+
+    /// A request that became no task.
+    async fn refused(&self, id: TaskId) -> Result<Option<TaskResponse>, ApiError> {
+        let mut conn = self.engine.pool().acquire().await?;
+        let found = refusals::get(&mut conn, id).await?;
+        Ok(found.map(|(refusal, refused_at)| view::refused(refusal, refused_at, &self.engine.config().limits)))
     }
 
     async fn template_of(&self, id: TaskId) -> Result<Arc<Template>, ApiError> {
@@ -118,6 +134,7 @@ pub fn router(engine: Engine) -> Router {
 fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(tasks::create, tasks::list))
+        .routes(routes!(bulk::create))
         .routes(routes!(tasks::get, tasks::cancel))
         .routes(routes!(tasks::wait))
         .routes(routes!(history::events))

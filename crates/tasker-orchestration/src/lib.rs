@@ -13,6 +13,7 @@ pub mod http;
 mod requests;
 mod results;
 mod submit;
+mod submitted;
 mod watch;
 
 pub use engine::{Engine, Health, Running};

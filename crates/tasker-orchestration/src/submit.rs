@@ -10,6 +10,7 @@ use semver::Version;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
 use tasker_client::types::TaskRequest;
 use tasker_lifecycle::template::{IdentityStrategy, Namespace, Problem, Template, TemplateHash};
 use tasker_shared::json_schema::{VIOLATIONS_MAX, Validator, compile, violations};
@@ -20,7 +21,7 @@ use tasker_shared::store::templates::resolve;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Parts};
 use crate::errors::{CreateError, Violation};
 use crate::requests::{Created, Submission, SubmissionKey};
 
@@ -68,40 +69,27 @@ impl Engine {
         Ok(self.accept(request).await?.created)
     }
 
-    pub(crate) async fn accept(&self, mut request: TaskRequest) -> Result<Accepted, CreateError> {
-        self.check(&request)?;
-        let template = self.template(&request).await?;
-        self.check_input(&template, &request.context)?;
-        let key = submission_key(&template, &request)?;
-        let details = Details {
-            parent_correlation_id: request.parent_correlation_id,
-            initiator: request.initiator.take(),
-            source_system: request.source_system.take(),
-            reason: request.reason.take(),
-            tags: std::mem::take(&mut request.tags),
-            idempotency_key: request.idempotency_key.take(),
-            requested_at: request.requested_at,
-            options: None,
+    pub(crate) async fn accept(&self, request: TaskRequest) -> Result<Accepted, CreateError> {
+        self.parts.check(&request)?;
+        let template = match self.parts.catalog.fresh(&asked(&request)) {
+            Some(template) => template,
+            None => {
+                let mut conn = self.pool().acquire().await.map_err(|error| unavailable(&error.into()))?;
+                self.parts.template(&mut conn, &request).await.map_err(|error| unavailable(&error))??
+            }
         };
-        let context: Arc<RawValue> = Arc::from(request.context);
-        let (reply, answer) = oneshot::channel();
-        let submission = Submission {
-            template: Arc::clone(&template),
-            context: Arc::clone(&context),
-            priority: request.priority,
-            correlation_id: request.correlation_id,
-            details: details.clone(),
-            key,
-            reply,
-        };
+        let (submission, answer) = self.parts.submission(&template, request)?;
+        let (context, details) = (Arc::clone(&submission.context), submission.details.clone());
+        let (priority, correlation_id) = (submission.priority, submission.correlation_id);
         self.submit(submission)?;
         let created = answer.await.unwrap_or(Err(CreateError::OutcomeUnknown))?;
-        let (priority, correlation_id) = (request.priority, request.correlation_id);
         Ok(Accepted { created, template, context, details, priority, correlation_id })
     }
+}
 
+impl Parts {
     /// What is wrong with the request whatever its template is.
-    fn check(&self, request: &TaskRequest) -> Result<(), CreateError> {
+    pub(crate) fn check(&self, request: &TaskRequest) -> Result<(), CreateError> {
         let mut found = Vec::new();
         let mut add = |path: &str, message: String| found.push(Violation { path: path.to_owned(), message });
         if let Err(error) = request.namespace.parse::<Namespace>() {
@@ -134,7 +122,7 @@ impl Engine {
                 add(&format!("/tags/{index}"), offence);
             }
         }
-        let limits = &self.config().limits;
+        let limits = &self.config.limits;
         let context = request.context.get();
         if !context.starts_with('{') {
             add("/context", "must be an object".to_owned());
@@ -146,31 +134,58 @@ impl Engine {
         if found.is_empty() { Ok(()) } else { Err(CreateError::Invalid(found)) }
     }
 
-    async fn template(&self, request: &TaskRequest) -> Result<Arc<Template>, CreateError> {
-        let catalog = &self.parts.catalog;
-        let asked = format!("{}/{}/{}", request.namespace, request.name, request.version.as_deref().unwrap_or(""));
-        if let Some(template) = catalog.fresh(&asked) {
-            return Ok(template);
+    /// The template that the request names now.
+    pub(crate) async fn template(
+        &self,
+        conn: &mut PgConnection,
+        request: &TaskRequest,
+    ) -> Result<Result<Arc<Template>, CreateError>, StoreError> {
+        let asked = asked(request);
+        if let Some(template) = self.catalog.fresh(&asked) {
+            return Ok(Ok(template));
         }
-        let unknown = || CreateError::UnknownTemplate {
-            namespace: request.namespace.clone(),
-            name: request.name.clone(),
-            version: request.version.clone(),
+        let version = match request.version.as_deref().map(str::parse::<Version>).transpose() {
+            Ok(version) => version,
+            Err(error) => {
+                let message = format!("is not a version such as 1.0.0: {error}");
+                return Ok(Err(CreateError::Invalid(vec![Violation { path: "/version".to_owned(), message }])));
+            }
         };
-        let version = request.version.as_deref().map(str::parse::<Version>).transpose().map_err(|error| {
-            let message = format!("is not a version such as 1.0.0: {error}");
-            CreateError::Invalid(vec![Violation { path: "/version".to_owned(), message }])
-        })?;
-        let mut conn = self.pool().acquire().await.map_err(|error| unavailable(&error.into()))?;
-        let hash = resolve(&mut conn, &request.namespace, &request.name, version.as_ref()).await;
-        let hash = hash.map_err(|error| unavailable(&error))?.ok_or_else(unknown)?;
-        let template = self.templates().by_hash(&mut conn, &hash).await.map_err(|error| unavailable(&error))?;
-        catalog.remember(asked, Arc::clone(&template));
-        Ok(template)
+        let Some(hash) = resolve(conn, &request.namespace, &request.name, version.as_ref()).await? else {
+            let (namespace, name) = (request.namespace.clone(), request.name.clone());
+            return Ok(Err(CreateError::UnknownTemplate { namespace, name, version: request.version.clone() }));
+        };
+        let template = self.templates.by_hash(conn, &hash).await?;
+        self.catalog.remember(asked, Arc::clone(&template));
+        Ok(Ok(template))
+    }
+
+    /// A checked request as its actor takes it, and where the answer will come.
+    pub(crate) fn submission(
+        &self,
+        template: &Arc<Template>,
+        request: TaskRequest,
+    ) -> Result<(Submission, oneshot::Receiver<Result<Created, CreateError>>), CreateError> {
+        self.check_input(template, &request.context)?;
+        let key = submission_key(template, &request)?;
+        let details = Details {
+            parent_correlation_id: request.parent_correlation_id,
+            initiator: request.initiator,
+            source_system: request.source_system,
+            reason: request.reason,
+            tags: request.tags,
+            idempotency_key: request.idempotency_key,
+            requested_at: request.requested_at,
+            options: None,
+        };
+        let (reply, answer) = oneshot::channel();
+        let (priority, correlation_id) = (request.priority, request.correlation_id);
+        let (template, context) = (Arc::clone(template), Arc::from(request.context));
+        Ok((Submission { template, context, priority, correlation_id, details, key, reply }, answer))
     }
 
     fn check_input(&self, template: &Template, context: &RawValue) -> Result<(), CreateError> {
-        let Some(validator) = self.parts.catalog.validator(template) else { return Ok(()) };
+        let Some(validator) = self.catalog.validator(template) else { return Ok(()) };
         let input = read(context)?;
         let offences = violations(&validator, &input, "/context");
         if offences.is_empty() { Ok(()) } else { Err(CreateError::InputSchema(offences)) }
@@ -211,6 +226,11 @@ impl Catalog {
         schemas.insert(template.hash, Arc::clone(&validator));
         Some(validator)
     }
+}
+
+/// What the catalog knows a template by.
+fn asked(request: &TaskRequest) -> String {
+    format!("{}/{}/{}", request.namespace, request.name, request.version.as_deref().unwrap_or(""))
 }
 
 /// What is wrong with the template's schemas.

@@ -147,6 +147,12 @@ pub(crate) enum DbCommand {
 pub(crate) enum TaskCommand {
     /// Create a task
     Create(Box<CreateTask>),
+    /// Create many tasks, each on its own; the exit status tells whether all of them are there
+    CreateBulk {
+        /// One request a line, JSON as POST /v1/tasks takes it; - for standard input
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Show a task with its steps
     Get {
         /// The task's id

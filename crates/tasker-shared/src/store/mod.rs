@@ -16,6 +16,7 @@ pub mod idempotency;
 pub mod measure;
 pub mod queries;
 pub mod queues;
+pub mod refusals;
 pub mod reports;
 pub mod schema;
 pub mod sweep;

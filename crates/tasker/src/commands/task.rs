@@ -1,5 +1,6 @@
 //! `tasker task`: create, follow and cancel tasks.
 
+mod bulk;
 mod follow;
 mod show;
 
@@ -17,6 +18,7 @@ use crate::output::Output;
 pub(super) async fn run(command: TaskCommand, client: &Client, output: &Output) -> Result<Status, Failure> {
     match command {
         TaskCommand::Create(task) => create(*task, client, output).await,
+        TaskCommand::CreateBulk { file } => bulk::create(&file, client, output).await,
         TaskCommand::Get { task } => {
             output.value(&client.get_task(task).await?, show::task)?;
             Ok(Status::Done)
