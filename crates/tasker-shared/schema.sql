@@ -3,6 +3,25 @@
 
 CREATE SCHEMA tasker;
 
+CREATE FUNCTION tasker.complete_step(queue text, msg_id bigint, read_ct integer, nonce uuid, task_uuid uuid, step integer, base_attempt integer, attempt integer, worker text, claimed_at timestamp with time zone, started_at timestamp with time zone, result json, metadata json DEFAULT NULL::json) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+DECLARE
+    said text;
+BEGIN
+    SELECT r.verdict INTO said FROM tasker.report(
+        ARRAY[queue], ARRAY[msg_id], ARRAY[read_ct], ARRAY[nonce], ARRAY[task_uuid], ARRAY[step], ARRAY[base_attempt],
+        ARRAY[attempt], ARRAY['success'], ARRAY[NULL::boolean], ARRAY[NULL::bigint], worker, ARRAY[claimed_at],
+        ARRAY[started_at], ARRAY[clock_timestamp()], ARRAY[result::text], ARRAY[NULL::text], ARRAY[metadata::text]) r;
+    IF said = 'accepted' THEN
+        RETURN;
+    ELSIF said = 'duplicate' THEN
+        RAISE EXCEPTION 'the attempt was reported on before' USING ERRCODE = 'TK002';
+    END IF;
+    RAISE EXCEPTION 'the claim is no longer the current one' USING ERRCODE = 'TK001';
+END $$;
+
 CREATE FUNCTION tasker.discard(taken integer[], task_uuids uuid[], steps integer[], attempts integer[], nonces uuid[], outcomes text[], worker text, results text[], errors text[]) RETURNS TABLE(ord integer, verdict text)
     LANGUAGE sql
     SET search_path TO 'tasker', 'pg_temp'

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -14,6 +15,7 @@ use tasker_shared::portable;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use crate::complete_in::{self, Completion};
 use crate::completion::Reporter;
 use crate::handler::{Attempt, StepContext, StepError, StepHandler, StepOutcome};
 use crate::held::{Clock, Key, Running};
@@ -64,9 +66,18 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
         cancelled: cancelled.clone(),
         input: input.context,
         results: input.results,
+        completion: Some(Completion {
+            claim: claim.clone(),
+            clock,
+            started,
+            worker: Arc::clone(&shared.id),
+            config: Arc::clone(&shared.config),
+            plan: Arc::clone(&plan),
+            tried: AtomicBool::new(false),
+        }),
     }));
     let returned = tokio::select! {
-        returned = call(&*handler, ctx, timeout) => returned,
+        returned = call(&*handler, ctx.clone(), timeout) => returned,
         () = shared.stop.attempts.cancelled() => return shared.held.forget(key),
     };
     // Whatever the handler has started on its own learns that its time is over.
@@ -75,11 +86,16 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
         // It had been given up as hanging, and reported as that.
         return;
     }
+    let returned = complete_in::unless_committed(returned);
     let outcome = outcome(checked(&shared.config.limits, &plan, step, returned));
     let ended_at = clock.at(Instant::now());
     let started_at = Some(clock.at(started));
     let report = Report { claim, outcome, started_at, ended_at, worker: Arc::clone(&shared.id) };
-    reporter.report(&shared, report).await;
+    if ctx.may_be_completed() {
+        reporter.confirm(&shared, report).await;
+    } else {
+        reporter.report(&shared, report).await;
+    }
     // The slot is free once the report is handed in, so that free slots mean no handler's result is loose.
     drop(slot);
 }
@@ -163,7 +179,7 @@ fn matches_schema(plan: &Plan, step: StepIndex, result: &RawValue) -> Result<(),
 /// What is reported of a checked result.
 pub(crate) fn outcome(checked: Result<StepOutcome, StepError>) -> ReportedOutcome {
     match checked {
-        Ok(StepOutcome { result, metadata }) => ReportedOutcome::Success { result, metadata },
+        Ok(StepOutcome { result, metadata, in_transaction: _ }) => ReportedOutcome::Success { result, metadata },
         Err(StepError { message, class, code, retryable, retry_after, metadata }) => {
             let error = StepFailure {
                 message: storable(message, MESSAGE_BYTES),

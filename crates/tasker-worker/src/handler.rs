@@ -13,6 +13,7 @@ use tasker_lifecycle::{StepIndex, TaskId};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::complete_in::Completion;
 use crate::encode;
 use crate::field::field;
 
@@ -44,6 +45,8 @@ pub(crate) struct Attempt {
     pub(crate) input: Arc<RawValue>,
     /// The results of all ancestors, parents before children.
     pub(crate) results: Vec<(StepIndex, Arc<RawValue>)>,
+    /// None for a handler that is tested alone.
+    pub(crate) completion: Option<Completion>,
 }
 
 impl StepContext {
@@ -236,6 +239,8 @@ fn invalid(message: String) -> StepError {
 pub struct StepOutcome {
     pub(crate) result: Arc<RawValue>,
     pub(crate) metadata: Option<Box<RawValue>>,
+    /// It was stored by a transaction of the handler's.
+    pub(crate) in_transaction: bool,
 }
 
 impl StepOutcome {
@@ -248,7 +253,7 @@ impl StepOutcome {
         let result = encode::to_raw(&result).map_err(|error| {
             StepError::permanent(format!("the result: {error}")).with_class("result_not_serializable")
         })?;
-        Ok(Self { result: result.into(), metadata: None })
+        Ok(Self { result: result.into(), metadata: None, in_transaction: false })
     }
 
     /// The same success with something beside the result, which no later step reads.
@@ -376,5 +381,6 @@ handler_errors!(
     tokio::task::JoinError,
     tokio::time::error::Elapsed,
     sqlx::Error,
+    tasker_shared::store::StoreError,
     Box<dyn std::error::Error + Send + Sync>,
 );

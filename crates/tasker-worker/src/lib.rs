@@ -4,6 +4,7 @@
 //! that implements [`StepHandler`], closures included.
 
 mod attempt;
+mod complete_in;
 mod completion;
 mod dispatch;
 mod encode;
@@ -20,4 +21,6 @@ mod worker;
 
 pub use handler::{StepContext, StepError, StepHandler, StepOutcome};
 pub use registry::HandlerRegistry;
+/// The database client whose connections and pools handlers complete their steps with.
+pub use sqlx;
 pub use worker::{RunningWorker, Server, Worker, WorkerBuilder};

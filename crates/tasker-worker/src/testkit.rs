@@ -82,6 +82,7 @@ pub async fn call(handler: &dyn StepHandler, attempt: Attempt) -> Result<StepOut
         cancelled: CancellationToken::new(),
         input: context,
         results,
+        completion: None,
     }));
     let returned = attempt::call(handler, ctx, timeout).await;
     attempt::checked(&Config::default().limits, &plan, step, returned)
