@@ -262,9 +262,10 @@ BEGIN
         SELECT m.id, m.body, m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
                clock_timestamp()
         FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)
-        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task AND t.task_uuid BETWEEN least_id AND last_id
+        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task
+            AND t.task_uuid >= least_id AND t.task_uuid <= ANY (ARRAY[last_id])
         LEFT JOIN tasker.attempts a ON a.task_uuid = m.task AND a.step = m.step AND a.attempt = m.attempt
-                                   AND a.task_uuid BETWEEN least_id AND last_id
+                                   AND a.task_uuid >= least_id AND a.task_uuid <= ANY (ARRAY[last_id])
         ORDER BY m.ord;
 END $_$;
 

@@ -98,6 +98,10 @@ pub async fn connect(
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
+        // A range that is read once and kept is looked through for each row of a batch.
+        ("enable_material", "off"),
+        // Ours are short look-ups of what was just written, so they find it in memory.
+        ("random_page_cost", "1"),
         ("plan_cache_mode", "force_generic_plan"),
         ("jit", "off"),
         ("statement_timeout", timeout.as_str()),
