@@ -500,7 +500,11 @@ CREATE TABLE tasker.template_versions (
     name text NOT NULL,
     version text NOT NULL,
     hash bytea NOT NULL,
-    registered_at timestamp with time zone DEFAULT now() NOT NULL
+    registered_at timestamp with time zone DEFAULT now() NOT NULL,
+    deprecated_at timestamp with time zone,
+    deprecated_by text,
+    deprecation_reason text,
+    CONSTRAINT template_versions_check CHECK ((((deprecated_at IS NULL) = (deprecated_by IS NULL)) AND ((deprecated_at IS NULL) = (deprecation_reason IS NULL))))
 );
 
 ALTER TABLE ONLY tasker.attempts

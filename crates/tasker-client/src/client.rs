@@ -18,9 +18,9 @@ pub use error::ClientError;
 
 use crate::graph::{GraphFormat, GraphQuery};
 use crate::types::{
-    BulkRequest, BulkResponse, BulkResult, DetailedHealth, Health, History, HistoryEntry, HistoryQuery, ListQuery,
-    RegisterRequest, RegisterResponse, StepAudit, StepResponse, TaskEvent, TaskList, TaskRequest, TaskResponse,
-    TemplateDetail, TemplateList, TemplateListQuery, WaitQuery,
+    BulkRequest, BulkResponse, BulkResult, DeprecateRequest, DetailedHealth, Health, History, HistoryEntry,
+    HistoryQuery, ListQuery, RegisterRequest, RegisterResponse, StepAudit, StepResponse, TaskEvent, TaskList,
+    TaskRequest, TaskResponse, TemplateDetail, TemplateList, TemplateListQuery, TemplateSummary, WaitQuery,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -275,6 +275,30 @@ impl Client {
     /// 422 with every problem of the document.
     pub async fn register_template(&self, request: &RegisterRequest) -> Result<RegisterResponse, ClientError> {
         self.send(self.post(&["v1", "templates"], request)).await
+    }
+
+    /// Says that a version should not be used any more: no new task takes it unless it names it.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn deprecate_template(
+        &self,
+        (namespace, name, version): (&str, &str, &str),
+        request: &DeprecateRequest,
+    ) -> Result<TemplateSummary, ClientError> {
+        self.send(self.post(&["v1", "templates", namespace, name, version, "deprecate"], request)).await
+    }
+
+    /// Takes a deprecation back.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn undeprecate_template(
+        &self,
+        (namespace, name, version): (&str, &str, &str),
+    ) -> Result<TemplateSummary, ClientError> {
+        let path = ["v1", "templates", namespace, name, version, "deprecate"];
+        self.send(self.request(Method::DELETE, &path)).await
     }
 
     /// How the server is; an unhealthy server's answer is an answer, not an error.

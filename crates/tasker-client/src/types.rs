@@ -21,8 +21,8 @@ pub use task::{
     TaskRequest, TaskResponse, TaskSummary, WaitQuery,
 };
 pub use template::{
-    RegisterRequest, RegisterResponse, TemplateDetail, TemplateList, TemplateListQuery, TemplateSummary,
-    TemplateWarning,
+    DeprecateRequest, Deprecation, RegisterRequest, RegisterResponse, TemplateDetail, TemplateList, TemplateListQuery,
+    TemplateSummary, TemplateWarning,
 };
 
 pub use tasker_lifecycle::{StepState, TaskState};

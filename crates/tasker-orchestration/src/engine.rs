@@ -269,6 +269,22 @@ impl Engine {
         Ok(registered)
     }
 
+    /// Deprecates a version of a template, with who and why, or takes that back; answers whether there is such a version.
+    /// Other servers see it within a second.
+    ///
+    /// # Errors
+    /// Where the database refuses or is away.
+    pub async fn deprecate(
+        &self,
+        version: (&str, &str, &str),
+        by_and_reason: Option<(&str, &str)>,
+    ) -> Result<bool, StoreError> {
+        let mut conn = self.parts.pool.acquire().await?;
+        let found = templates::deprecate(&mut conn, version, by_and_reason).await?;
+        self.parts.catalog.forget();
+        Ok(found)
+    }
+
     /// Asks the database and counts what waits.
     pub async fn health(&self) -> Health {
         let database = match self.parts.pool.acquire().await {

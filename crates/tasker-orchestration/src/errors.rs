@@ -17,6 +17,14 @@ pub enum CreateError {
         /// As asked for.
         version: Option<String>,
     },
+    /// Every version of the template is deprecated, and none was named.
+    #[error("every version of {namespace}/{name} is deprecated; name the one that is meant")]
+    AllDeprecated {
+        /// As asked for.
+        namespace: String,
+        /// As asked for.
+        name: String,
+    },
     /// The input does not match the template's schema.
     #[error("the context does not match the template's input schema")]
     InputSchema(Vec<Violation>),
@@ -61,6 +69,7 @@ impl CreateError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::UnknownTemplate { .. } => "TEMPLATE_NOT_FOUND",
+            Self::AllDeprecated { .. } => "TEMPLATE_DEPRECATED",
             Self::InputSchema(_) => "INPUT_SCHEMA",
             Self::Invalid(_) => "INVALID_REQUEST",
             Self::KeyConflict { .. } => "IDEMPOTENCY_CONFLICT",
@@ -82,6 +91,7 @@ impl CreateError {
             }
             Self::KeyConflict { task } | Self::Duplicate { task } => serde_json::json!({ "task_uuid": task }),
             Self::UnknownTemplate { .. }
+            | Self::AllDeprecated { .. }
             | Self::NotStorable
             | Self::Overloaded { .. }
             | Self::Unavailable

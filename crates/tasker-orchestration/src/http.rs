@@ -145,6 +145,7 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
         .routes(routes!(steps::audit))
         .routes(routes!(templates::list, templates::register))
         .routes(routes!(templates::get))
+        .routes(routes!(templates::deprecate, templates::undeprecate))
         .routes(routes!(system::summary))
         .routes(routes!(system::live))
         .routes(routes!(system::ready))

@@ -17,7 +17,7 @@ use tasker_shared::json_schema::{VIOLATIONS_MAX, Validator, compile, violations}
 use tasker_shared::portable;
 use tasker_shared::store::StoreError;
 use tasker_shared::store::tasks::Details;
-use tasker_shared::store::templates::resolve;
+use tasker_shared::store::templates::{Resolved, resolve};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -32,9 +32,9 @@ const CATALOG_MAX: usize = 4_096;
 /// Characters of an idempotency key.
 const KEY_MAX: usize = 255;
 /// Characters of initiator and source system.
-const NAME_MAX: usize = 255;
+pub(crate) const NAME_MAX: usize = 255;
 /// Characters of the reason.
-const REASON_MAX: usize = 2_000;
+pub(crate) const REASON_MAX: usize = 2_000;
 const TAGS_MAX: usize = 64;
 const TAG_MAX: usize = 128;
 const PRIORITIES: std::ops::RangeInclusive<i16> = -100..=100;
@@ -44,8 +44,16 @@ const STRICT: &str = "strict:";
 /// Which content a name means just now, and the validators of input schemas.
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
-    names: RwLock<HashMap<String, (Instant, Arc<Template>)>>,
+    names: RwLock<HashMap<String, (Instant, Named)>>,
     schemas: RwLock<HashMap<TemplateHash, Arc<Validator>>>,
+}
+
+/// What a name means just now.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) template: Arc<Template>,
+    /// What whoever names it should know.
+    warning: Option<Arc<str>>,
 }
 
 /// A request that became a task, or found it there.
@@ -57,6 +65,7 @@ pub(crate) struct Accepted {
     pub(crate) details: Details,
     pub(crate) priority: i16,
     pub(crate) correlation_id: Option<Uuid>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Engine {
@@ -71,8 +80,8 @@ impl Engine {
 
     pub(crate) async fn accept(&self, request: TaskRequest) -> Result<Accepted, CreateError> {
         self.parts.check(&request)?;
-        let template = match self.parts.catalog.fresh(&asked(&request)) {
-            Some(template) => template,
+        let Named { template, warning } = match self.parts.catalog.fresh(&asked(&request)) {
+            Some(named) => named,
             None => {
                 let mut conn = self.pool().acquire().await.map_err(|error| unavailable(&error.into()))?;
                 self.parts.template(&mut conn, &request).await.map_err(|error| unavailable(&error))??
@@ -83,7 +92,8 @@ impl Engine {
         let (priority, correlation_id) = (submission.priority, submission.correlation_id);
         self.submit(submission)?;
         let created = answer.await.unwrap_or(Err(CreateError::OutcomeUnknown))?;
-        Ok(Accepted { created, template, context, details, priority, correlation_id })
+        let warnings = warning.iter().map(ToString::to_string).collect();
+        Ok(Accepted { created, template, context, details, priority, correlation_id, warnings })
     }
 }
 
@@ -139,10 +149,10 @@ impl Parts {
         &self,
         conn: &mut PgConnection,
         request: &TaskRequest,
-    ) -> Result<Result<Arc<Template>, CreateError>, StoreError> {
+    ) -> Result<Result<Named, CreateError>, StoreError> {
         let asked = asked(request);
-        if let Some(template) = self.catalog.fresh(&asked) {
-            return Ok(Ok(template));
+        if let Some(named) = self.catalog.fresh(&asked) {
+            return Ok(Ok(named));
         }
         let version = match request.version.as_deref().map(str::parse::<Version>).transpose() {
             Ok(version) => version,
@@ -151,13 +161,21 @@ impl Parts {
                 return Ok(Err(CreateError::Invalid(vec![Violation { path: "/version".to_owned(), message }])));
             }
         };
-        let Some(hash) = resolve(conn, &request.namespace, &request.name, version.as_ref()).await? else {
-            let (namespace, name) = (request.namespace.clone(), request.name.clone());
-            return Ok(Err(CreateError::UnknownTemplate { namespace, name, version: request.version.clone() }));
-        };
-        let template = self.templates.by_hash(conn, &hash).await?;
-        self.catalog.remember(asked, Arc::clone(&template));
-        Ok(Ok(template))
+        let (namespace, name) = (request.namespace.clone(), request.name.clone());
+        match resolve(conn, &namespace, &name, version.as_ref()).await? {
+            Resolved::Unknown => {
+                Ok(Err(CreateError::UnknownTemplate { namespace, name, version: request.version.clone() }))
+            }
+            Resolved::AllDeprecated => Ok(Err(CreateError::AllDeprecated { namespace, name })),
+            Resolved::Found { hash, version, deprecated } => {
+                let template = self.templates.by_hash(conn, &hash).await?;
+                let warning =
+                    deprecated.map(|reason| format!("{namespace}/{name} {version} is deprecated: {reason}").into());
+                let named = Named { template, warning };
+                self.catalog.remember(asked, named.clone());
+                Ok(Ok(named))
+            }
+        }
     }
 
     /// A checked request as its actor takes it, and where the answer will come.
@@ -198,17 +216,17 @@ impl Catalog {
         self.names.write().expect("no panic while held").clear();
     }
 
-    fn fresh(&self, asked: &str) -> Option<Arc<Template>> {
+    fn fresh(&self, asked: &str) -> Option<Named> {
         let names = self.names.read().expect("no panic while held");
-        names.get(asked).filter(|(since, _)| since.elapsed() < FRESH_FOR).map(|(_, template)| Arc::clone(template))
+        names.get(asked).filter(|(since, _)| since.elapsed() < FRESH_FOR).map(|(_, named)| named.clone())
     }
 
-    fn remember(&self, asked: String, template: Arc<Template>) {
+    fn remember(&self, asked: String, named: Named) {
         let mut names = self.names.write().expect("no panic while held");
         if names.len() >= CATALOG_MAX {
             names.clear();
         }
-        names.insert(asked, (Instant::now(), template));
+        names.insert(asked, (Instant::now(), named));
     }
 
     /// The validator of the input, where the template has a schema that compiles. One that does not was refused at
@@ -339,7 +357,7 @@ pub(crate) fn bad_key(key: &str) -> Option<&'static str> {
     }
 }
 
-fn bad_text(text: &str, max: usize) -> Option<String> {
+pub(crate) fn bad_text(text: &str, max: usize) -> Option<String> {
     match text.chars().count() {
         0 => Some("is empty".to_owned()),
         length if length > max => Some(format!("has more than {max} characters")),

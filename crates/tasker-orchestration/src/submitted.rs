@@ -86,7 +86,7 @@ impl TaskRequests {
             return Ok(Err(error));
         }
         let template = match self.parts.template(conn, &request).await? {
-            Ok(template) => template,
+            Ok(named) => named.template,
             Err(error) => return Ok(Err(error)),
         };
         Ok(self.parts.submission(&template, request).map(|(submission, _nobody_waits)| submission))

@@ -370,6 +370,24 @@ pub(crate) enum TemplateCommand {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Say that a version should not be used any more: no new task takes it unless it names it
+    Deprecate {
+        /// Its namespace
+        namespace: String,
+        /// Its name
+        name: String,
+        /// Its version
+        version: String,
+        /// Why, and what to use instead
+        #[arg(long, required_unless_present = "undo")]
+        reason: Option<String>,
+        /// Who says so [default: USER]
+        #[arg(long, env = "USER", required_unless_present = "undo")]
+        by: Option<String>,
+        /// Take it back
+        #[arg(long, conflicts_with = "reason")]
+        undo: bool,
+    },
     /// Draw the graph of a template file, without a server
     Visualize {
         /// The file

@@ -30,6 +30,9 @@ pub struct BulkResult {
     /// The task, where there is one now; its steps are left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskSummary>,
+    /// What the requester should know, such as that the version it named is deprecated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Why there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorDetail>,

@@ -146,6 +146,9 @@ pub struct TaskResponse {
     /// Why a request that was submitted with SQL became no task; its status is `error`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<TaskRefusal>,
+    /// What the requester should know, such as that the version it named is deprecated; only in the answer to its request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Why a request that was submitted with SQL became no task.

@@ -14,7 +14,6 @@ use tasker_client::types::{BulkRequest, BulkResponse, BulkResult, RawJson, TaskR
 
 use super::error::ApiError;
 use super::guard::RequestId;
-use super::view::TaskView;
 use super::{Api, Refusals, input, tasks};
 use crate::errors::Violation;
 
@@ -53,7 +52,9 @@ pub(super) async fn create(
 
 /// A request with its position, or why it can't be read.
 type Entry = (usize, Result<TaskRequest, ApiError>);
-type Answer = (usize, Result<(StatusCode, TaskSummary), ApiError>);
+type Answer = (usize, Result<Created, ApiError>);
+/// A task with what its requester should know.
+type Created = (StatusCode, TaskSummary, Vec<String>);
 
 /// Requests with the same idempotency key form a chain, so that the first of them is the one that creates the task.
 fn chains(tasks: &[RawJson]) -> Vec<Vec<Entry>> {
@@ -83,17 +84,16 @@ async fn in_turn(api: &Api, chain: Vec<Entry>) -> Vec<Answer> {
     answers
 }
 
-async fn one(api: &Api, request: TaskRequest) -> Result<(StatusCode, TaskSummary), ApiError> {
-    let (status, view): (_, TaskView) = tasks::accepted(api, request).await?;
-    Ok((status, view.summary()))
+async fn one(api: &Api, request: TaskRequest) -> Result<Created, ApiError> {
+    let (status, view, warnings) = tasks::accepted(api, request).await?;
+    Ok((status, view.summary(), warnings))
 }
 
-fn result(index: usize, answer: Result<(StatusCode, TaskSummary), ApiError>, request_id: &str) -> BulkResult {
+fn result(index: usize, answer: Result<Created, ApiError>, request_id: &str) -> BulkResult {
     let index = u32::try_from(index).expect("at most a thousand");
-    match answer {
-        Ok((status, task)) => BulkResult { index, status: status.as_u16(), task: Some(task), error: None },
-        Err(error) => {
-            BulkResult { index, status: error.status().as_u16(), task: None, error: Some(error.detail(request_id)) }
-        }
-    }
+    let (status, task, warnings, error) = match answer {
+        Ok((status, task, warnings)) => (status, Some(task), warnings, None),
+        Err(error) => (error.status(), None, Vec::new(), Some(error.detail(request_id))),
+    };
+    BulkResult { index, status: status.as_u16(), task, warnings, error }
 }

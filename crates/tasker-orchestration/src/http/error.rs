@@ -199,7 +199,7 @@ impl From<CreateError> for ApiError {
         match error {
             CreateError::UnknownTemplate { .. } => refused(StatusCode::NOT_FOUND),
             CreateError::InputSchema(_) | CreateError::KeyConflict { .. } => refused(StatusCode::UNPROCESSABLE_ENTITY),
-            CreateError::Duplicate { .. } => refused(StatusCode::CONFLICT),
+            CreateError::Duplicate { .. } | CreateError::AllDeprecated { .. } => refused(StatusCode::CONFLICT),
             CreateError::NotStorable => Self::internal(),
             CreateError::Invalid(violations) => Self::invalid(&violations),
             CreateError::Overloaded { retry_after_ms } => Self::overloaded().later(retry_after_ms),

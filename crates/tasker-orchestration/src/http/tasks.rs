@@ -37,23 +37,25 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
     Refusals))]
 /// Creates a task.
 pub(super) async fn create(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
-    let (status, view) = accepted(&api, input::json(&headers, &body)?).await?;
+    let (status, view, warnings) = accepted(&api, input::json(&headers, &body)?).await?;
     let location = format!("/v1/tasks/{}", view.record.task.id());
-    let mut response = (status, Json(view.response())).into_response();
+    let answer = TaskResponse { warnings, ..view.response() };
+    let mut response = (status, Json(answer)).into_response();
     response.headers_mut().insert(LOCATION, HeaderValue::from_str(&location).expect("a uuid is printable"));
     Ok(response)
 }
 
-/// The task that the request made, or that it found.
-pub(super) async fn accepted(api: &Api, request: TaskRequest) -> Result<(StatusCode, TaskView), ApiError> {
+/// The task that the request made, or that it found, and what the requester should know.
+pub(super) async fn accepted(api: &Api, request: TaskRequest) -> Result<(StatusCode, TaskView, Vec<String>), ApiError> {
     if let Some(offence) = request.idempotency_key.as_deref().and_then(bad_key) {
         return Err(ApiError::bad_request("INVALID_IDEMPOTENCY_KEY", format!("the idempotency key {offence}")));
     }
-    let accepted = api.engine.accept(request).await?;
+    let mut accepted = api.engine.accept(request).await?;
+    let warnings = std::mem::take(&mut accepted.warnings);
     if accepted.created.existed {
-        return Ok((StatusCode::OK, api.task(accepted.created.task).await?));
+        return Ok((StatusCode::OK, api.task(accepted.created.task).await?, warnings));
     }
-    Ok((StatusCode::CREATED, TaskView::of_new(accepted)))
+    Ok((StatusCode::CREATED, TaskView::of_new(accepted), warnings))
 }
 
 #[utoipa::path(get, path = "/v1/tasks/{uuid}", tag = "tasks", params(("uuid" = Uuid, Path, description = "The task.")),

@@ -37,7 +37,7 @@ impl TaskView {
 
     /// A task that was created just now, without a look at the database: what follows from a start is known.
     pub(super) fn of_new(accepted: Accepted) -> Self {
-        let Accepted { created, template, context, details, priority, correlation_id } = accepted;
+        let Accepted { created, template, context, details, priority, correlation_id, warnings: _ } = accepted;
         let mut task = Task::new(created.task, template);
         let created_at = created_at(created.task);
         let now = from_sql(created_at);
@@ -200,6 +200,7 @@ impl TaskView {
             },
             steps,
             refusal: None,
+            warnings: Vec::new(),
         }
     }
 }
@@ -270,6 +271,7 @@ pub(super) fn refused(refusal: Refusal, refused_at: DateTime<Utc>, limits: &Limi
         health_status: TaskHealth::Blocked,
         steps: Vec::new(),
         refusal: Some(TaskRefusal { code, message, details }),
+        warnings: Vec::new(),
     }
 }
 

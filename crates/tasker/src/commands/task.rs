@@ -71,6 +71,9 @@ async fn create(task: CreateTask, client: &Client, output: &Output) -> Result<St
         options: None,
     };
     let created = client.create_task(&request).await?;
+    for warning in &created.warnings {
+        eprintln!("warning: {warning}");
+    }
     if wait {
         return follow::wait(created.task_uuid, timeout, client, output).await;
     }
