@@ -23,6 +23,26 @@ BEGIN
     RETURN coalesce(found, 'lost');
 END $$;
 
+CREATE FUNCTION tasker.complete_step(queue text, msg_id bigint, read_ct integer, nonce uuid, task_uuid uuid, step integer, base_attempt integer, attempt integer, worker text, claimed_at timestamp with time zone, started_at timestamp with time zone, result json, metadata json DEFAULT NULL::json, follows json DEFAULT NULL::json) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+DECLARE
+    said text;
+BEGIN
+    SELECT r.verdict INTO said FROM tasker.report(
+        ARRAY[queue], ARRAY[msg_id], ARRAY[read_ct], ARRAY[nonce], ARRAY[task_uuid], ARRAY[step], ARRAY[base_attempt],
+        ARRAY[attempt], ARRAY['success'], ARRAY[NULL::boolean], ARRAY[NULL::bigint], worker, ARRAY[claimed_at],
+        ARRAY[started_at], ARRAY[clock_timestamp()], ARRAY[result::text], ARRAY[NULL::text], ARRAY[metadata::text],
+        ARRAY[follows::text]) r;
+    IF said = 'accepted' THEN
+        RETURN;
+    ELSIF said = 'duplicate' THEN
+        RAISE EXCEPTION 'the attempt was reported on before' USING ERRCODE = 'TK002';
+    END IF;
+    RAISE EXCEPTION 'the claim is no longer the current one' USING ERRCODE = 'TK001';
+END $$;
+
 CREATE FUNCTION tasker.discard(taken integer[], task_uuids uuid[], steps integer[], attempts integer[], nonces uuid[], outcomes text[], worker text, results text[], errors text[]) RETURNS TABLE(ord integer, verdict text)
     LANGUAGE sql
     SET search_path TO 'tasker', 'pg_temp'
@@ -131,6 +151,16 @@ BEGIN
     END IF;
 END $$;
 
+CREATE FUNCTION tasker.new_task_uuid() RETURNS uuid
+    LANGUAGE sql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0')
+            -- A random uuid has its variant in the 17th digit, and nothing but chance after that.
+            || '7' || substr(r.digits, 14, 3) || substr(r.digits, 17, 4) || substr(r.digits, 21, 7) || '00000')::uuid
+    FROM (SELECT replace(gen_random_uuid()::text, '-', '') AS digits OFFSET 0) r
+$$;
+
 CREATE FUNCTION tasker.report(queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[], task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[], outcomes text[], retryables boolean[], retry_afters bigint[], worker text, claimed_ats timestamp with time zone[], started_ats timestamp with time zone[], ended_ats timestamp with time zone[], results text[], errors text[], metadatas text[], follows text[]) RETURNS TABLE(ord integer, verdict text)
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'
@@ -186,6 +216,37 @@ BEGIN
     END IF;
 END $$;
 
+CREATE FUNCTION tasker.submit_task(namespace text, name text, context jsonb DEFAULT '{}'::jsonb, version text DEFAULT NULL::text, priority integer DEFAULT 0, idempotency_key text DEFAULT NULL::text, correlation_id uuid DEFAULT NULL::uuid, parent_correlation_id uuid DEFAULT NULL::uuid, initiator text DEFAULT NULL::text, source_system text DEFAULT NULL::text, reason text DEFAULT NULL::text, tags text[] DEFAULT '{}'::text[]) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+DECLARE
+    most_bytes CONSTANT integer := 16 * 1024 * 1024;
+    queue CONSTANT text := 'orchestration_task_requests';
+    id uuid := tasker.new_task_uuid();
+    body text;
+BEGIN
+    IF namespace IS NULL OR name IS NULL OR context IS NULL THEN
+        RAISE EXCEPTION 'submit_task: namespace, name and context must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    body := json_build_object(
+        'task_uuid', id,
+        'request', json_build_object(
+            'namespace', namespace, 'name', name, 'version', version, 'context', context,
+            'priority', coalesce(priority, 0), 'idempotency_key', idempotency_key, 'correlation_id', correlation_id,
+            'parent_correlation_id', parent_correlation_id, 'initiator', initiator, 'source_system', source_system,
+            'reason', reason, 'tags', to_json(coalesce(tags, '{}')), 'requested_at', clock_timestamp()))::text;
+    IF octet_length(body) > most_bytes THEN
+        RAISE EXCEPTION 'submit_task: the request is larger than % bytes', most_bytes
+            USING ERRCODE = 'program_limit_exceeded', HINT = 'Keep the data in a table and hand on its key.';
+    END IF;
+    PERFORM pgmq_notify.send_orchestration_task_requests(
+        ARRAY[queue], ARRAY(SELECT pgmq_notify.reserve_ids(queue, 1)), ARRAY[body], ARRAY[0::bigint], ARRAY[0],
+        clock_timestamp());
+    PERFORM pg_notify('pgmq_' || queue, '');
+    RETURN id;
+END $$;
+
 CREATE FUNCTION tasker.take_results(qty integer) RETURNS TABLE(msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid, outcome text, retryable boolean, retry_after_ms bigint, follows text, at timestamp with time zone)
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'
@@ -222,9 +283,10 @@ BEGIN
         SELECT m.id, m.body, m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
                a.follows::text, clock_timestamp()
         FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)
-        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task AND t.task_uuid BETWEEN least_id AND last_id
+        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task
+            AND t.task_uuid >= least_id AND t.task_uuid <= ANY (ARRAY[last_id])
         LEFT JOIN tasker.attempts a ON a.task_uuid = m.task AND a.step = m.step AND a.attempt = m.attempt
-                                   AND a.task_uuid BETWEEN least_id AND last_id
+                                   AND a.task_uuid >= least_id AND a.task_uuid <= ANY (ARRAY[last_id])
         ORDER BY m.ord;
 END $_$;
 
@@ -463,6 +525,18 @@ CREATE TABLE tasker.queues (
     CONSTRAINT queues_band_check CHECK (((band >= '-1'::integer) AND (band <= 1)))
 );
 
+CREATE TABLE tasker.refused_requests (
+    task_uuid uuid NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    version text,
+    code text NOT NULL,
+    message text NOT NULL,
+    details json NOT NULL,
+    request json NOT NULL,
+    refused_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 CREATE TABLE tasker.task_details (
     task_uuid uuid NOT NULL,
     context json NOT NULL,
@@ -483,7 +557,11 @@ CREATE TABLE tasker.template_versions (
     name text NOT NULL,
     version text NOT NULL,
     hash bytea NOT NULL,
-    registered_at timestamp with time zone DEFAULT now() NOT NULL
+    registered_at timestamp with time zone DEFAULT now() NOT NULL,
+    deprecated_at timestamp with time zone,
+    deprecated_by text,
+    deprecation_reason text,
+    CONSTRAINT template_versions_check CHECK ((((deprecated_at IS NULL) = (deprecated_by IS NULL)) AND ((deprecated_at IS NULL) = (deprecation_reason IS NULL))))
 );
 
 CREATE TABLE tasker.workers (
@@ -524,6 +602,9 @@ ALTER TABLE ONLY tasker.queues
 
 ALTER TABLE ONLY tasker.queues
     ADD CONSTRAINT queues_pkey PRIMARY KEY (queue);
+
+ALTER TABLE ONLY tasker.refused_requests
+    ADD CONSTRAINT refused_requests_pkey PRIMARY KEY (task_uuid);
 
 ALTER TABLE ONLY tasker.task_details
     ADD CONSTRAINT task_details_pkey PRIMARY KEY (task_uuid);

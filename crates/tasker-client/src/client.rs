@@ -20,9 +20,10 @@ pub use error::ClientError;
 
 use crate::graph::{GraphFormat, GraphQuery};
 use crate::types::{
-    BulkRepair, BulkRepairReport, DetailedHealth, Explanation, HandlerList, Health, History, HistoryEntry,
-    HistoryQuery, ListQuery, RegisterRequest, RegisterResponse, StepAction, StepAudit, StepResponse, TaskEvent,
-    TaskList, TaskRequest, TaskResponse, TemplateDetail, TemplateList, TemplateListQuery, WaitQuery,
+    BulkRepair, BulkRepairReport, BulkRequest, BulkResponse, BulkResult, DeprecateRequest, DetailedHealth, Explanation,
+    HandlerList, Health, History, HistoryEntry, HistoryQuery, ListQuery, RegisterRequest, RegisterResponse, StepAction,
+    StepAudit, StepResponse, TaskEvent, TaskList, TaskRequest, TaskResponse, TemplateDetail, TemplateList,
+    TemplateListQuery, TemplateSummary, WaitQuery,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,16 +95,37 @@ impl Client {
     /// Every [`ClientError`]. After [`ClientError::Unreachable`] or [`ClientError::Timeout`] without a key the task may
     /// exist.
     pub async fn create_task(&self, request: &TaskRequest) -> Result<TaskResponse, ClientError> {
-        let tries = if request.idempotency_key.is_some() { CREATE_TRIES } else { 1 };
+        self.post_patiently(&["v1", "tasks"], request, request.idempotency_key.is_some()).await
+    }
+
+    /// Creates up to 1,000 tasks; each is created or refused on its own, and the answers stand in the order of the
+    /// requests. Where all of them have idempotency keys they are sent again as [`Self::create_task`] does it.
+    ///
+    /// # Errors
+    /// Every [`ClientError`], where nothing can be said of single requests.
+    pub async fn create_tasks(&self, requests: Vec<TaskRequest>) -> Result<Vec<BulkResult>, ClientError> {
+        let repeatable = requests.iter().all(|request| request.idempotency_key.is_some());
+        let body = BulkRequest { tasks: requests };
+        let answer: BulkResponse = self.post_patiently(&["v1", "tasks", "bulk"], &body, repeatable).await?;
+        Ok(answer.results)
+    }
+
+    async fn post_patiently<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &B,
+        repeatable: bool,
+    ) -> Result<T, ClientError> {
+        let tries = if repeatable { CREATE_TRIES } else { 1 };
         let mut pause = FIRST_PAUSE;
         for _ in 1..tries {
-            match self.send(self.post(&["v1", "tasks"], request)).await {
+            match self.send(self.post(path, body)).await {
                 Err(error) if error.outcome_unknown() => tokio::time::sleep(pause).await,
                 answered => return answered,
             }
             pause *= 2;
         }
-        self.send(self.post(&["v1", "tasks"], request)).await
+        self.send(self.post(path, body)).await
     }
 
     /// The task with its steps.
@@ -291,6 +313,30 @@ impl Client {
     /// 422 with every problem of the document.
     pub async fn register_template(&self, request: &RegisterRequest) -> Result<RegisterResponse, ClientError> {
         self.send(self.post(&["v1", "templates"], request)).await
+    }
+
+    /// Says that a version should not be used any more: no new task takes it unless it names it.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn deprecate_template(
+        &self,
+        (namespace, name, version): (&str, &str, &str),
+        request: &DeprecateRequest,
+    ) -> Result<TemplateSummary, ClientError> {
+        self.send(self.post(&["v1", "templates", namespace, name, version, "deprecate"], request)).await
+    }
+
+    /// Takes a deprecation back.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn undeprecate_template(
+        &self,
+        (namespace, name, version): (&str, &str, &str),
+    ) -> Result<TemplateSummary, ClientError> {
+        let path = ["v1", "templates", namespace, name, version, "deprecate"];
+        self.send(self.request(Method::DELETE, &path)).await
     }
 
     /// How the server is; an unhealthy server's answer is an answer, not an error.

@@ -11,13 +11,14 @@ mod error;
 mod explain;
 mod health;
 mod history;
+mod repair;
 mod step;
 mod task;
 mod template;
 
 pub use action::{CompletionData, StepAction, StepActionType};
 pub use analytics::{Bottlenecks, BottlenecksQuery, ExecutionTimes, Performance, PerformanceQuery, SlowStep, SlowTask};
-pub use bulk::{BulkRepair, BulkRepairReport, RepairFilter, RepairOutcome, RepairedStep};
+pub use bulk::{BulkRequest, BulkResponse, BulkResult};
 pub use dead_letter::{
     DlqEntry, DlqFigures, DlqFiling, DlqList, DlqQuery, DlqStats, DlqUpdate, Investigation, InvestigationQuery,
     InvestigationQueue, Resolution, ResolutionStatus,
@@ -26,14 +27,15 @@ pub use error::{ErrorBody, ErrorDetail};
 pub use explain::{Explanation, HandlerInfo, HandlerList, StepExplanation, StepReason, WaitedFor};
 pub use health::{CheckStatus, DetailedHealth, Health, HealthCheck};
 pub use history::{History, HistoryEntry, HistoryQuery, StepTransition, TaskEvent};
+pub use repair::{BulkRepair, BulkRepairReport, RepairFilter, RepairOutcome, RepairedStep};
 pub use step::{AttemptError, AttemptOutcome, StepAudit, StepResponse};
 pub use task::{
-    ExecutionStatus, ListQuery, Pagination, RecommendedAction, TaskHealth, TaskList, TaskOptions, TaskRequest,
-    TaskResponse, TaskSummary, WaitQuery,
+    ExecutionStatus, ListQuery, Pagination, RecommendedAction, TaskHealth, TaskList, TaskOptions, TaskRefusal,
+    TaskRequest, TaskResponse, TaskSummary, WaitQuery,
 };
 pub use template::{
-    RegisterRequest, RegisterResponse, TemplateDetail, TemplateList, TemplateListQuery, TemplateSummary,
-    TemplateWarning,
+    DeprecateRequest, Deprecation, RegisterRequest, RegisterResponse, TemplateDetail, TemplateList, TemplateListQuery,
+    TemplateSummary, TemplateWarning,
 };
 
 pub use tasker_lifecycle::{StepState, TaskState};

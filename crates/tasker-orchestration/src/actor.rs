@@ -133,18 +133,6 @@ impl Signal for Timer {
     }
 }
 
-/// For actors without a source.
-#[derive(Debug)]
-pub(crate) struct NoSource;
-
-impl Signal for NoSource {
-    async fn wait(&mut self) {
-        std::future::pending::<()>().await;
-    }
-
-    fn looked(&mut self, _found: bool, _next: Option<Duration>) {}
-}
-
 /// Runs an actor until `stop`, then drains its inbox until `parts.drain_until`.
 pub(crate) async fn run<A: Actor, S: Signal>(
     actor: A,

@@ -13,7 +13,7 @@ use tasker_lifecycle::template::Template;
 use tasker_lifecycle::{Event, TaskId, TaskState, Timestamp};
 use tasker_shared::config::Config;
 use tasker_shared::local::{LocalServer, LocalWorker};
-use tasker_shared::messages::{NEW_QUEUES, STEP_RESULTS};
+use tasker_shared::messages::{NEW_QUEUES, STEP_RESULTS, TASK_REQUESTS};
 use tasker_shared::store::cache::Snapshots;
 use tasker_shared::store::templates::{self, Registered, Templates};
 use tasker_shared::store::{self, StoreError, queues};
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::actor::{self, NoSource, QueueSignal, Timer};
+use crate::actor::{self, QueueSignal, Timer};
 use crate::enqueuer::{Command, Ordered, StepEnqueuer, Sweep};
 use crate::errors::{CommandError, CreateError, StartError};
 use crate::finalizer::{EntriesFiled, TaskFinalizer};
@@ -188,7 +188,8 @@ impl Engine {
         let stop = parts.stop.clone();
         let (requests, inbox) = mpsc::channel(config.actor.request_inbox);
         let actor = TaskRequests { parts: Arc::clone(&parts) };
-        tasks.spawn(actor::run(actor, inbox, NoSource, Arc::clone(&parts), stop.clone()));
+        let signal = parts.queue_signal(TASK_REQUESTS);
+        tasks.spawn(actor::run(actor, inbox, signal, Arc::clone(&parts), stop.clone()));
 
         let (commands, inbox) = mpsc::channel(config.actor.request_inbox);
         let actor = StepEnqueuer { parts: Arc::clone(&parts), sweep: Sweep::default().into() };
@@ -204,7 +205,8 @@ impl Engine {
                 let (sender, inbox) = mpsc::channel(config.actor.inbox);
                 let reads_queue = lane == 0;
                 let actor = ResultProcessor { parts: Arc::clone(&parts), reads_queue };
-                tasks.spawn(actor::run(actor, inbox, parts.results_signal(), Arc::clone(&parts), stop.clone()));
+                let signal = parts.queue_signal(STEP_RESULTS);
+                tasks.spawn(actor::run(actor, inbox, signal, Arc::clone(&parts), stop.clone()));
                 sender
             })
             .collect();
@@ -267,6 +269,22 @@ impl Engine {
         Ok(registered)
     }
 
+    /// Deprecates a version of a template, with who and why, or takes that back; answers whether there is such a version.
+    /// Other servers see it within a second.
+    ///
+    /// # Errors
+    /// Where the database refuses or is away.
+    pub async fn deprecate(
+        &self,
+        version: (&str, &str, &str),
+        by_and_reason: Option<(&str, &str)>,
+    ) -> Result<bool, StoreError> {
+        let mut conn = self.parts.pool.acquire().await?;
+        let found = templates::deprecate(&mut conn, version, by_and_reason).await?;
+        self.parts.catalog.forget();
+        Ok(found)
+    }
+
     /// Asks the database and counts what waits.
     pub async fn health(&self) -> Health {
         let database = match self.parts.pool.acquire().await {
@@ -313,8 +331,8 @@ impl Engine {
 }
 
 impl Parts {
-    fn results_signal(&self) -> QueueSignal {
-        let queue = QueueName::new(STEP_RESULTS).expect("a valid queue name");
+    fn queue_signal(&self, queue: &str) -> QueueSignal {
+        let queue = QueueName::new(queue).expect("a valid queue name");
         let wake = self.wakeups.subscribe(Channel::for_queue(&queue));
         let (min, max) = (self.config.queue.poll_min_ms, self.config.queue.poll_max_ms);
         let (min, max) = (Duration::from_millis(min), Duration::from_millis(max));

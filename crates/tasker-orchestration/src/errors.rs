@@ -1,16 +1,8 @@
 //! What can go wrong at the server, by what the caller can do.
 
 use tasker_lifecycle::TaskId;
+pub use tasker_shared::json_schema::Violation;
 use tasker_shared::store::{MigrateError, StoreError};
-
-/// One offence in an input, with the place.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Violation {
-    /// JSON pointer (RFC 6901) or field name.
-    pub path: String,
-    /// What is wrong with it.
-    pub message: String,
-}
 
 /// Why a task was not created.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +16,14 @@ pub enum CreateError {
         name: String,
         /// As asked for.
         version: Option<String>,
+    },
+    /// Every version of the template is deprecated, and none was named.
+    #[error("every version of {namespace}/{name} is deprecated; name the one that is meant")]
+    AllDeprecated {
+        /// As asked for.
+        namespace: String,
+        /// As asked for.
+        name: String,
     },
     /// The input does not match the template's schema.
     #[error("the context does not match the template's input schema")]
@@ -43,6 +43,9 @@ pub enum CreateError {
         /// The task that is there.
         task: TaskId,
     },
+    /// The database refuses it for good.
+    #[error("the request can't be stored; the server's log says why")]
+    NotStorable,
     /// More requests wait than may; nothing was done.
     #[error("too many requests are waiting")]
     Overloaded {
@@ -58,6 +61,44 @@ pub enum CreateError {
     /// The server is stopping; nothing was done.
     #[error("the server is stopping")]
     Stopping,
+}
+
+impl CreateError {
+    /// The stable name of the refusal.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownTemplate { .. } => "TEMPLATE_NOT_FOUND",
+            Self::AllDeprecated { .. } => "TEMPLATE_DEPRECATED",
+            Self::InputSchema(_) => "INPUT_SCHEMA",
+            Self::Invalid(_) => "INVALID_REQUEST",
+            Self::KeyConflict { .. } => "IDEMPOTENCY_CONFLICT",
+            Self::Duplicate { .. } => "DUPLICATE_TASK",
+            Self::NotStorable => "NOT_STORABLE",
+            Self::Overloaded { .. } => "OVERLOADED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
+            Self::Stopping => "STOPPING",
+        }
+    }
+
+    /// What belongs to the code, as JSON.
+    #[must_use]
+    pub fn details(&self) -> serde_json::Value {
+        match self {
+            Self::InputSchema(violations) | Self::Invalid(violations) => {
+                serde_json::json!({ "violations": violations })
+            }
+            Self::KeyConflict { task } | Self::Duplicate { task } => serde_json::json!({ "task_uuid": task }),
+            Self::UnknownTemplate { .. }
+            | Self::AllDeprecated { .. }
+            | Self::NotStorable
+            | Self::Overloaded { .. }
+            | Self::Unavailable
+            | Self::OutcomeUnknown
+            | Self::Stopping => serde_json::json!({}),
+        }
+    }
 }
 
 /// Why a command on a task was not carried out.

@@ -4,6 +4,7 @@
 //! [`Engine`].
 
 mod analytics;
+mod bulk;
 mod dlq;
 mod error;
 mod explain;
@@ -25,9 +26,9 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use tasker_client::types::{ErrorBody, TaskState};
+use tasker_client::types::{ErrorBody, TaskResponse, TaskState};
 use tasker_lifecycle::{StepIndex, TaskId};
-use tasker_shared::store::{queries, tasks as stored};
+use tasker_shared::store::{queries, refusals, tasks as stored};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoResponses, OpenApi};
@@ -74,6 +75,21 @@ impl Api {
         let attempts = queries::last_attempts(&mut conn, id, step).await?;
         let names = StepNames::new(&record.task, &queries::batch_ids(&mut conn, &record.task).await?);
         Ok(TaskView::new(record, names, tickets, attempts, self.engine.parts.now()))
+    }
+
+    /// The task, or what became of its request.
+    async fn answer(&self, id: TaskId) -> Result<TaskResponse, ApiError> {
+        match self.task(id).await {
+            Err(error) if error.is_not_found() => self.refused(id).await?.ok_or(error),
+            task => Ok(task?.response()),
+        }
+    }
+
+    /// A request that became no task.
+    async fn refused(&self, id: TaskId) -> Result<Option<TaskResponse>, ApiError> {
+        let mut conn = self.engine.pool().acquire().await?;
+        let found = refusals::get(&mut conn, id).await?;
+        Ok(found.map(|(refusal, refused_at)| view::refused(refusal, refused_at, &self.engine.config().limits)))
     }
 
     async fn names_of(&self, id: TaskId) -> Result<StepNames, ApiError> {
@@ -127,6 +143,7 @@ pub fn router(engine: Engine) -> Router {
 fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(tasks::create, tasks::list))
+        .routes(routes!(bulk::create))
         .routes(routes!(tasks::get, tasks::cancel))
         .routes(routes!(repair::many))
         .routes(routes!(tasks::wait))
@@ -149,6 +166,7 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
         .routes(routes!(explain::handlers))
         .routes(routes!(explain::handlers_of))
         .routes(routes!(explain::handler))
+        .routes(routes!(templates::deprecate, templates::undeprecate))
         .routes(routes!(system::summary))
         .routes(routes!(system::live))
         .routes(routes!(system::ready))

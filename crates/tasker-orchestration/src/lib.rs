@@ -15,6 +15,7 @@ mod repair;
 mod requests;
 mod results;
 mod submit;
+mod submitted;
 mod watch;
 
 pub use engine::{Engine, Health, Running};

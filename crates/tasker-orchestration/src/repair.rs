@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use tasker_client::types::{CompletionData, StepAction, StepActionType};
 use tasker_lifecycle::template::{StepTemplate, Template};
 use tasker_lifecycle::{Event, Follows, StepIndex, StepState, TaskId};
+use tasker_shared::json_schema::{compile, violations};
 use tasker_shared::store::queries;
 use tasker_shared::store::writes::ByHand;
 use tasker_shared::{follows, portable};
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use crate::engine::Engine;
 use crate::enqueuer::{Ordered, Repair};
 use crate::errors::{CommandError, Violation};
-use crate::submit::{NAME_MAX, REASON_MAX, bad_text, compile, schema_violations};
+use crate::submit::{NAME_MAX, REASON_MAX, bad_text};
 
 impl Engine {
     /// Resets, resolves or completes a step by hand; the task then goes on by itself.
@@ -110,7 +111,7 @@ impl Engine {
         }
         let Some(schema) = template.result_schema.as_ref().filter(|_| wrong.0.len() == clean) else { return };
         match (compile(schema), serde_json::from_str::<Value>(data.result.get())) {
-            (Ok(validator), Ok(result)) => wrong.0.extend(schema_violations(&validator, &result, RESULT)),
+            (Ok(validator), Ok(result)) => wrong.0.extend(violations(&validator, &result, RESULT)),
             (Err(error), _) => wrong.add(RESULT, format!("the step's result_schema: {error}")),
             (_, Err(error)) => wrong.add(RESULT, format!("can't be read: {error}")),
         }

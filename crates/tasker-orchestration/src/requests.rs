@@ -65,7 +65,9 @@ pub(crate) struct TaskRequests {
 #[derive(Debug, Default)]
 pub(crate) struct Inserted {
     after: After,
-    answers: Vec<Result<Created, CreateError>>,
+    pub(crate) answers: Vec<Result<Created, CreateError>>,
+    /// Those that came from the queue, where the events are none of the inbox's.
+    pub(crate) submitted: Vec<Request>,
 }
 
 impl Actor for TaskRequests {
@@ -80,15 +82,16 @@ impl Actor for TaskRequests {
     }
 
     async fn handle(&self, conn: &mut PgConnection, work: Work<'_, Request>) -> Result<Handled<Inserted>, StoreError> {
-        let after = match work {
-            Work::Inbox { events, again } => self.insert(conn, events, again).await?,
-            Work::Source(_) => Inserted::default(),
-        };
-        Ok(Handled { after, taken: 0, next: None })
+        match work {
+            Work::Inbox { events, again } => {
+                Ok(Handled { after: self.insert(conn, events, again).await?, taken: 0, next: None })
+            }
+            Work::Source(max) => self.take_submitted(conn, max).await,
+        }
     }
 
     fn committed(&self, inserted: Inserted, requests: Vec<Request>) {
-        for (request, answer) in requests.into_iter().zip(inserted.answers) {
+        for (request, answer) in requests.into_iter().chain(inserted.submitted).zip(inserted.answers) {
             let Request { submission, id } = request;
             if matches!(&answer, Ok(created) if !created.existed) {
                 self.parts.metrics.tasks_created.inc();
@@ -107,8 +110,8 @@ impl Actor for TaskRequests {
         let _gone = request.submission.reply.send(Err(CreateError::Unavailable));
     }
 
-    async fn file_offender(&self, _conn: &mut PgConnection, _error: &StoreError) -> Result<(), StoreError> {
-        Ok(())
+    async fn file_offender(&self, conn: &mut PgConnection, error: &StoreError) -> Result<(), StoreError> {
+        self.refuse_next(conn, error).await
     }
 
     fn abandoned(&self, requests: Vec<Request>) {
@@ -119,7 +122,12 @@ impl Actor for TaskRequests {
 }
 
 impl TaskRequests {
-    async fn insert(&self, conn: &mut PgConnection, requests: &[Request], again: bool) -> Result<Inserted, StoreError> {
+    pub(crate) async fn insert(
+        &self,
+        conn: &mut PgConnection,
+        requests: &[Request],
+        again: bool,
+    ) -> Result<Inserted, StoreError> {
         let mut answers: Vec<Option<Result<Created, CreateError>>> = requests.iter().map(|_| None).collect();
         if again {
             // The try before may have been committed although its answer got lost.
@@ -150,7 +158,7 @@ impl TaskRequests {
             .zip(requests)
             .map(|(answer, request)| answer.unwrap_or(Ok(Created { task: request.id, existed: false })))
             .collect();
-        Ok(Inserted { after, answers })
+        Ok(Inserted { after, answers, submitted: Vec::new() })
     }
 
     /// Answers the requests whose key somebody holds already.

@@ -6,21 +6,22 @@ use std::fmt::Write as _;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use jsonschema::{PatternOptions, Validator};
 use semver::Version;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
 use tasker_client::types::TaskRequest;
 use tasker_lifecycle::template::{IdentityStrategy, Namespace, Problem, Template, TemplateHash};
+use tasker_shared::json_schema::{VIOLATIONS_MAX, Validator, compile, violations};
 use tasker_shared::portable;
 use tasker_shared::store::StoreError;
 use tasker_shared::store::tasks::Details;
-use tasker_shared::store::templates::resolve;
+use tasker_shared::store::templates::{Resolved, resolve};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Parts};
 use crate::errors::{CreateError, Violation};
 use crate::requests::{Created, Submission, SubmissionKey};
 
@@ -28,8 +29,6 @@ use crate::requests::{Created, Submission, SubmissionKey};
 const FRESH_FOR: Duration = Duration::from_secs(1);
 /// More names or schemas than this are forgotten all at once and read again.
 const CATALOG_MAX: usize = 4_096;
-/// Violations told at once.
-const VIOLATIONS_MAX: usize = 100;
 /// Characters of an idempotency key.
 const KEY_MAX: usize = 255;
 /// Characters of initiator and source system.
@@ -45,8 +44,16 @@ const STRICT: &str = "strict:";
 /// Which content a name means just now, and the validators of input schemas.
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
-    names: RwLock<HashMap<String, (Instant, Arc<Template>)>>,
+    names: RwLock<HashMap<String, (Instant, Named)>>,
     schemas: RwLock<HashMap<TemplateHash, Arc<Validator>>>,
+}
+
+/// What a name means just now.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) template: Arc<Template>,
+    /// What whoever names it should know.
+    warning: Option<Arc<str>>,
 }
 
 /// A request that became a task, or found it there.
@@ -58,6 +65,7 @@ pub(crate) struct Accepted {
     pub(crate) details: Details,
     pub(crate) priority: i16,
     pub(crate) correlation_id: Option<Uuid>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Engine {
@@ -70,40 +78,28 @@ impl Engine {
         Ok(self.accept(request).await?.created)
     }
 
-    pub(crate) async fn accept(&self, mut request: TaskRequest) -> Result<Accepted, CreateError> {
-        self.check(&request)?;
-        let template = self.template(&request).await?;
-        self.check_input(&template, &request.context)?;
-        let key = submission_key(&template, &request)?;
-        let details = Details {
-            parent_correlation_id: request.parent_correlation_id,
-            initiator: request.initiator.take(),
-            source_system: request.source_system.take(),
-            reason: request.reason.take(),
-            tags: std::mem::take(&mut request.tags),
-            idempotency_key: request.idempotency_key.take(),
-            requested_at: request.requested_at,
-            options: None,
+    pub(crate) async fn accept(&self, request: TaskRequest) -> Result<Accepted, CreateError> {
+        self.parts.check(&request)?;
+        let Named { template, warning } = match self.parts.catalog.fresh(&asked(&request)) {
+            Some(named) => named,
+            None => {
+                let mut conn = self.pool().acquire().await.map_err(|error| unavailable(&error.into()))?;
+                self.parts.template(&mut conn, &request).await.map_err(|error| unavailable(&error))??
+            }
         };
-        let context: Arc<RawValue> = Arc::from(request.context);
-        let (reply, answer) = oneshot::channel();
-        let submission = Submission {
-            template: Arc::clone(&template),
-            context: Arc::clone(&context),
-            priority: request.priority,
-            correlation_id: request.correlation_id,
-            details: details.clone(),
-            key,
-            reply,
-        };
+        let (submission, answer) = self.parts.submission(&template, request)?;
+        let (context, details) = (Arc::clone(&submission.context), submission.details.clone());
+        let (priority, correlation_id) = (submission.priority, submission.correlation_id);
         self.submit(submission)?;
         let created = answer.await.unwrap_or(Err(CreateError::OutcomeUnknown))?;
-        let (priority, correlation_id) = (request.priority, request.correlation_id);
-        Ok(Accepted { created, template, context, details, priority, correlation_id })
+        let warnings = warning.iter().map(ToString::to_string).collect();
+        Ok(Accepted { created, template, context, details, priority, correlation_id, warnings })
     }
+}
 
+impl Parts {
     /// What is wrong with the request whatever its template is.
-    fn check(&self, request: &TaskRequest) -> Result<(), CreateError> {
+    pub(crate) fn check(&self, request: &TaskRequest) -> Result<(), CreateError> {
         let mut found = Vec::new();
         let mut add = |path: &str, message: String| found.push(Violation { path: path.to_owned(), message });
         if let Err(error) = request.namespace.parse::<Namespace>() {
@@ -136,7 +132,7 @@ impl Engine {
                 add(&format!("/tags/{index}"), offence);
             }
         }
-        let limits = &self.config().limits;
+        let limits = &self.config.limits;
         let context = request.context.get();
         if !context.starts_with('{') {
             add("/context", "must be an object".to_owned());
@@ -148,34 +144,69 @@ impl Engine {
         if found.is_empty() { Ok(()) } else { Err(CreateError::Invalid(found)) }
     }
 
-    async fn template(&self, request: &TaskRequest) -> Result<Arc<Template>, CreateError> {
-        let catalog = &self.parts.catalog;
-        let asked = format!("{}/{}/{}", request.namespace, request.name, request.version.as_deref().unwrap_or(""));
-        if let Some(template) = catalog.fresh(&asked) {
-            return Ok(template);
+    /// The template that the request names now.
+    pub(crate) async fn template(
+        &self,
+        conn: &mut PgConnection,
+        request: &TaskRequest,
+    ) -> Result<Result<Named, CreateError>, StoreError> {
+        let asked = asked(request);
+        if let Some(named) = self.catalog.fresh(&asked) {
+            return Ok(Ok(named));
         }
-        let unknown = || CreateError::UnknownTemplate {
-            namespace: request.namespace.clone(),
-            name: request.name.clone(),
-            version: request.version.clone(),
+        let version = match request.version.as_deref().map(str::parse::<Version>).transpose() {
+            Ok(version) => version,
+            Err(error) => {
+                let message = format!("is not a version such as 1.0.0: {error}");
+                return Ok(Err(CreateError::Invalid(vec![Violation { path: "/version".to_owned(), message }])));
+            }
         };
-        let version = request.version.as_deref().map(str::parse::<Version>).transpose().map_err(|error| {
-            let message = format!("is not a version such as 1.0.0: {error}");
-            CreateError::Invalid(vec![Violation { path: "/version".to_owned(), message }])
-        })?;
-        let mut conn = self.pool().acquire().await.map_err(|error| unavailable(&error.into()))?;
-        let hash = resolve(&mut conn, &request.namespace, &request.name, version.as_ref()).await;
-        let hash = hash.map_err(|error| unavailable(&error))?.ok_or_else(unknown)?;
-        let template = self.templates().by_hash(&mut conn, &hash).await.map_err(|error| unavailable(&error))?;
-        catalog.remember(asked, Arc::clone(&template));
-        Ok(template)
+        let (namespace, name) = (request.namespace.clone(), request.name.clone());
+        match resolve(conn, &namespace, &name, version.as_ref()).await? {
+            Resolved::Unknown => {
+                Ok(Err(CreateError::UnknownTemplate { namespace, name, version: request.version.clone() }))
+            }
+            Resolved::AllDeprecated => Ok(Err(CreateError::AllDeprecated { namespace, name })),
+            Resolved::Found { hash, version, deprecated } => {
+                let template = self.templates.by_hash(conn, &hash).await?;
+                let warning =
+                    deprecated.map(|reason| format!("{namespace}/{name} {version} is deprecated: {reason}").into());
+                let named = Named { template, warning };
+                self.catalog.remember(asked, named.clone());
+                Ok(Ok(named))
+            }
+        }
+    }
+
+    /// A checked request as its actor takes it, and where the answer will come.
+    pub(crate) fn submission(
+        &self,
+        template: &Arc<Template>,
+        request: TaskRequest,
+    ) -> Result<(Submission, oneshot::Receiver<Result<Created, CreateError>>), CreateError> {
+        self.check_input(template, &request.context)?;
+        let key = submission_key(template, &request)?;
+        let details = Details {
+            parent_correlation_id: request.parent_correlation_id,
+            initiator: request.initiator,
+            source_system: request.source_system,
+            reason: request.reason,
+            tags: request.tags,
+            idempotency_key: request.idempotency_key,
+            requested_at: request.requested_at,
+            options: None,
+        };
+        let (reply, answer) = oneshot::channel();
+        let (priority, correlation_id) = (request.priority, request.correlation_id);
+        let (template, context) = (Arc::clone(template), Arc::from(request.context));
+        Ok((Submission { template, context, priority, correlation_id, details, key, reply }, answer))
     }
 
     fn check_input(&self, template: &Template, context: &RawValue) -> Result<(), CreateError> {
-        let Some(validator) = self.parts.catalog.validator(template) else { return Ok(()) };
+        let Some(validator) = self.catalog.validator(template) else { return Ok(()) };
         let input = read(context)?;
-        let violations = schema_violations(&validator, &input, "/context");
-        if violations.is_empty() { Ok(()) } else { Err(CreateError::InputSchema(violations)) }
+        let offences = violations(&validator, &input, "/context");
+        if offences.is_empty() { Ok(()) } else { Err(CreateError::InputSchema(offences)) }
     }
 }
 
@@ -185,17 +216,17 @@ impl Catalog {
         self.names.write().expect("no panic while held").clear();
     }
 
-    fn fresh(&self, asked: &str) -> Option<Arc<Template>> {
+    fn fresh(&self, asked: &str) -> Option<Named> {
         let names = self.names.read().expect("no panic while held");
-        names.get(asked).filter(|(since, _)| since.elapsed() < FRESH_FOR).map(|(_, template)| Arc::clone(template))
+        names.get(asked).filter(|(since, _)| since.elapsed() < FRESH_FOR).map(|(_, named)| named.clone())
     }
 
-    fn remember(&self, asked: String, template: Arc<Template>) {
+    fn remember(&self, asked: String, named: Named) {
         let mut names = self.names.write().expect("no panic while held");
         if names.len() >= CATALOG_MAX {
             names.clear();
         }
-        names.insert(asked, (Instant::now(), template));
+        names.insert(asked, (Instant::now(), named));
     }
 
     /// The validator of the input, where the template has a schema that compiles. One that does not was refused at
@@ -215,6 +246,11 @@ impl Catalog {
     }
 }
 
+/// What the catalog knows a template by.
+fn asked(request: &TaskRequest) -> String {
+    format!("{}/{}/{}", request.namespace, request.name, request.version.as_deref().unwrap_or(""))
+}
+
 /// What is wrong with the template's schemas.
 pub(crate) fn schema_problems(template: &Template) -> Vec<Problem> {
     let results = template.steps.iter().enumerate();
@@ -227,23 +263,6 @@ pub(crate) fn schema_problems(template: &Template) -> Vec<Problem> {
         Some(Problem { code: "schema_invalid", path, line: None, message: error, remedy: remedy.to_owned() })
     };
     input.into_iter().chain(results).filter_map(problem).take(VIOLATIONS_MAX).collect()
-}
-
-/// Where a value offends its schema; `at` is the place of the whole value.
-pub(crate) fn schema_violations(validator: &Validator, value: &Value, at: &str) -> Vec<Violation> {
-    let errors = validator.iter_errors(value).take(VIOLATIONS_MAX);
-    errors
-        .map(|error| Violation { path: format!("{at}{}", error.instance_path()), message: error.masked().to_string() })
-        .collect()
-}
-
-/// Formats are checked, because who writes one means it. Patterns run in linear time.
-pub(crate) fn compile(schema: &Value) -> Result<Validator, String> {
-    jsonschema::draft202012::options()
-        .should_validate_formats(true)
-        .with_pattern_options(PatternOptions::regex())
-        .build(schema)
-        .map_err(|error| error.to_string())
 }
 
 fn submission_key(template: &Template, request: &TaskRequest) -> Result<Option<SubmissionKey>, CreateError> {
@@ -353,8 +372,6 @@ fn unavailable(error: &StoreError) -> CreateError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -379,12 +396,5 @@ mod tests {
         assert_eq!(before, body_hash(&request).expect("flat"));
         request.priority = 1;
         assert_ne!(before, body_hash(&request).expect("flat"));
-    }
-
-    #[test]
-    fn schemas_that_do_not_compile_are_told() {
-        assert!(compile(&json!({"type": "object", "properties": {"mail": {"format": "email"}}})).is_ok());
-        assert!(compile(&json!({"type": "thing"})).is_err());
-        assert!(compile(&json!({"pattern": "(a)\\1"})).is_err());
     }
 }

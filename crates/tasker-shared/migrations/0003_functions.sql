@@ -1,5 +1,7 @@
 -- Look-ups of a batch say between which ids its tasks lie: the executor then opens the partitions of that range only,
--- whatever number of months is kept.
+-- whatever number of months is kept. Two plain bounds would make the planner think that few rows lie between them: it
+-- would read all of them for each row of the batch instead of looking each up. The second bound of joins therefore has
+-- a form whose share of the table is guessed by itself.
 
 -- Locks tasks by id, then deletes the tickets whose claim token still matches. Two statements inside,
 -- so that the second one sees what was committed while the first one waited.
@@ -63,9 +65,10 @@ BEGIN
         SELECT m.id, m.body, m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
                a.follows::text, clock_timestamp()
         FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)
-        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task AND t.task_uuid BETWEEN least_id AND last_id
+        LEFT JOIN tasker.tasks t ON t.task_uuid = m.task
+            AND t.task_uuid >= least_id AND t.task_uuid <= ANY (ARRAY[last_id])
         LEFT JOIN tasker.attempts a ON a.task_uuid = m.task AND a.step = m.step AND a.attempt = m.attempt
-                                   AND a.task_uuid BETWEEN least_id AND last_id
+                                   AND a.task_uuid >= least_id AND a.task_uuid <= ANY (ARRAY[last_id])
         ORDER BY m.ord;
 END $$;
 

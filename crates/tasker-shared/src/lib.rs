@@ -4,6 +4,7 @@ pub mod config;
 pub mod crash_point;
 pub mod embedded;
 pub mod follows;
+pub mod json_schema;
 pub mod local;
 pub mod messages;
 pub mod payloads;

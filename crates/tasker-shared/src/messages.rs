@@ -32,6 +32,17 @@ pub struct TicketBody {
     pub nonce: Nonce,
 }
 
+/// The body of a message from `tasker.submit_task`. The request is read later: one that can't be read is refused under its
+/// id.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubmittedBody {
+    /// The task to be.
+    pub task_uuid: TaskId,
+    /// The request, as over HTTP.
+    pub request: Box<RawValue>,
+}
+
 /// A claimed ticket: the right to make one attempt until the lease ends.
 #[derive(Debug, Clone)]
 pub struct Claim {

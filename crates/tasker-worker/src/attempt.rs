@@ -2,18 +2,21 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use serde_json::value::RawValue;
 use tasker_lifecycle::StepIndex;
 use tasker_shared::config::Limits;
+use tasker_shared::json_schema::{Violation, cut, violations};
 use tasker_shared::messages::{Claim, Report, ReportedOutcome, StepFailure};
 use tasker_shared::{follows, portable};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoints;
+use crate::complete_in::{self, Completion};
 use crate::completion::Reporter;
 use crate::handler::{Attempt, StepContext, StepError, StepHandler, StepOutcome};
 use crate::held::{Clock, Key, Running};
@@ -25,8 +28,6 @@ use crate::worker::Shared;
 const MESSAGE_BYTES: usize = 8 * 1024;
 /// Bytes of a class or a code.
 const NAME_BYTES: usize = 128;
-/// The most offences against a schema that an error lists.
-const OFFENCES: usize = 20;
 
 /// A claim with all that its attempt needs.
 pub(crate) struct Ready {
@@ -70,24 +71,18 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
         failures: input.failures,
         batches: input.batches,
         checkpoint: input.checkpoint,
+        completion: Some(Arc::new(Completion {
+            claim: claim.clone(),
+            clock,
+            started,
+            worker: Arc::clone(&shared.id),
+            config: Arc::clone(&shared.config),
+            plan: Arc::clone(&plan),
+            tried: AtomicBool::new(false),
+        })),
     };
-    let returned = loop {
-        attempt.deadline = Instant::now() + timeout;
-        shared.held.run(key, Running { started, deadline: attempt.deadline });
-        let ctx = StepContext(Arc::new(attempt.clone()));
-        let returned = tokio::select! {
-            returned = call(&*handler, ctx, timeout) => returned,
-            () = shared.stop.attempts.cancelled() => return shared.held.forget(key),
-        };
-        let Some(reached) = stop_on_the_way(&shared.config.limits, &returned) else { break returned };
-        match reached {
-            Err(refused) => break Err(refused),
-            Ok(checkpoint) if checkpoints::store(&shared, &claim, checkpoint).await => {
-                attempt.checkpoint = checkpoints::read(checkpoint);
-            }
-            // The claim is somebody else's: nothing that this run has to say counts any more.
-            Ok(_) => return shared.held.forget(key),
-        }
+    let Some(returned) = run_to_the_end(&shared, &claim, &*handler, &mut attempt, timeout).await else {
+        return shared.held.forget(key);
     };
     // Whatever the handler has started on its own learns that its time is over.
     cancelled.cancel();
@@ -95,13 +90,49 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
         // It had been given up as hanging, and reported as that.
         return;
     }
+    let returned = complete_in::unless_committed(returned);
     let outcome = outcome(checked(&shared.config.limits, &plan, pattern, returned));
     let ended_at = clock.at(Instant::now());
     let started_at = Some(clock.at(started));
     let report = Report { claim, outcome, started_at, ended_at, worker: Arc::clone(&shared.id) };
-    reporter.report(&shared, report).await;
+    if StepContext(Arc::new(attempt)).may_be_completed() {
+        reporter.confirm(&shared, report).await;
+    } else {
+        reporter.report(&shared, report).await;
+    }
     // The slot is free once the report is handed in, so that free slots mean no handler's result is loose.
     drop(slot);
+}
+
+/// Runs the handler, and again from each checkpoint that it stops at. `None` where what it says counts no more: its
+/// claim is somebody else's, or the worker has no time left.
+async fn run_to_the_end(
+    shared: &Shared,
+    claim: &Claim,
+    handler: &dyn StepHandler,
+    attempt: &mut Attempt,
+    timeout: Duration,
+) -> Option<Result<StepOutcome, StepError>> {
+    let started = Instant::now();
+    loop {
+        attempt.deadline = Instant::now() + timeout;
+        shared.held.run(Key::of(&claim.token), Running { started, deadline: attempt.deadline });
+        let ctx = StepContext(Arc::new(attempt.clone()));
+        let returned = tokio::select! {
+            returned = call(handler, ctx, timeout) => returned,
+            () = shared.stop.attempts.cancelled() => return None,
+        };
+        match stop_on_the_way(&shared.config.limits, &returned) {
+            None => return Some(returned),
+            Some(Err(refused)) => return Some(Err(refused)),
+            Some(Ok(checkpoint)) => {
+                if !checkpoints::store(shared, claim, checkpoint).await {
+                    return None;
+                }
+                attempt.checkpoint = checkpoints::read(checkpoint);
+            }
+        }
+    }
 }
 
 /// The checkpoint that a run ended with; `None` where it was the last run of the attempt.
@@ -181,21 +212,20 @@ fn matches_schema(plan: &Plan, step: StepIndex, result: &RawValue) -> Result<(),
     let refused = |why: String| StepError::new(why, "result_schema", false);
     let validator = validator.as_ref().map_err(|error| refused(format!("the step's result_schema: {error}")))?;
     let value = serde_json::from_str(result.get()).map_err(|error| refused(error.to_string()))?;
-    let offences = validator.iter_errors(&value).take(OFFENCES);
-    let offences: Vec<String> =
-        offences.map(|error| format!("{}: {}", error.instance_path(), error.masked())).collect();
+    let offences = violations(validator, &value, "");
     if offences.is_empty() {
         return Ok(());
     }
-    Err(refused(format!("the result does not match its schema: {}", offences.join("; "))))
+    let told: Vec<String> = offences.iter().map(|Violation { path, message }| format!("{path}: {message}")).collect();
+    let error = refused(format!("the result does not match its schema: {}", told.join("; ")));
+    // The message is for people and is cut; programs find every offence here.
+    Err(error.with_metadata(serde_json::json!({ "violations": offences })))
 }
 
 /// What is reported of a checked result.
 pub(crate) fn outcome(checked: Result<StepOutcome, StepError>) -> ReportedOutcome {
     match checked {
-        Ok(StepOutcome { result, metadata, follows, checkpoint: _ }) => {
-            ReportedOutcome::Success { result, metadata, follows }
-        }
+        Ok(StepOutcome { result, metadata, follows, .. }) => ReportedOutcome::Success { result, metadata, follows },
         Err(StepError { message, class, code, retryable, retry_after, metadata }) => {
             let error = StepFailure {
                 message: storable(message, MESSAGE_BYTES),
@@ -213,12 +243,7 @@ fn storable(mut text: String, most_bytes: usize) -> String {
     if text.contains('\0') {
         text = text.replace('\0', "\u{fffd}");
     }
-    if text.len() > most_bytes {
-        let end = (0..=most_bytes - '…'.len_utf8()).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
+    cut(text, most_bytes)
 }
 
 #[cfg(test)]
@@ -226,10 +251,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_cut_between_characters_and_lose_their_nuls() {
+    fn texts_are_cut_and_lose_their_nuls() {
         assert_eq!(storable("a\0b".to_owned(), 10), "a\u{fffd}b");
-        assert_eq!(storable("ééé".to_owned(), 6), "ééé");
-        assert_eq!(storable("éééé".to_owned(), 7), "éé…");
-        assert_eq!(storable("aéé".to_owned(), 4), "a…");
+        assert_eq!(storable("ééé\0".to_owned(), 6), "é…");
     }
 }

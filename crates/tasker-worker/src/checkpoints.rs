@@ -84,7 +84,13 @@ impl StepOutcome {
             StepError::permanent(format!("the checkpoint: {error}")).with_class("result_not_serializable")
         })?;
         let result = RawValue::NULL.to_owned().into();
-        Ok(Self { result, metadata: None, follows: Follows::Nothing, checkpoint: Some(checkpoint) })
+        Ok(Self {
+            result,
+            metadata: None,
+            follows: Follows::Nothing,
+            checkpoint: Some(checkpoint),
+            in_transaction: false,
+        })
     }
 
     /// The checkpoint, where this outcome is one.

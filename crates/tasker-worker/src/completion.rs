@@ -58,6 +58,15 @@ impl Reporter {
         self.send(shared, key, Completion::Report(report)).await;
     }
 
+    /// Reports an attempt whose outcome may be stored already, by a transaction of its handler's. Only the database can
+    /// tell, so that a server in this process is not asked.
+    pub(crate) async fn confirm(&self, shared: &Shared, report: Report) {
+        let key = Key::of(&report.claim.token);
+        shared.held.end(key);
+        shared.held.may_be_stored(key);
+        self.send(shared, key, Completion::Report(report)).await;
+    }
+
     /// Gives a claim back unrun; waits while the inbox is full.
     pub(crate) async fn release(&self, shared: &Shared, token: Token, delay: Duration) {
         let key = Key::of(&token);
@@ -117,7 +126,8 @@ async fn report(shared: &Shared, reports: Vec<Report>, results: &Channel) {
     while let Some(mut reports) = stack.pop() {
         match patiently(shared, "report", || write(shared, &reports)).await {
             Ok(verdicts) => {
-                if verdicts.contains(&Verdict::Accepted) {
+                // A duplicate's result message may be one that nobody was told of.
+                if verdicts.iter().any(|verdict| *verdict != Verdict::Refused) {
                     shared.notifier.notify(results);
                 }
                 written(shared, reports, &verdicts);
@@ -156,14 +166,20 @@ async fn write(shared: &Shared, batch: &[Report]) -> Result<Vec<Verdict>, StoreE
 fn written(shared: &Shared, reports: Vec<Report>, verdicts: &[Verdict]) {
     for (report, verdict) in reports.into_iter().zip(verdicts) {
         let Report { claim, outcome, .. } = report;
-        shared.held.forget(Key::of(&claim.token));
+        let key = Key::of(&claim.token);
+        // What the handler's transaction stored is a success, whatever was reported after it.
+        let stored = *verdict == Verdict::Duplicate && shared.held.is_maybe_stored(key);
+        shared.held.forget(key);
         if *verdict == Verdict::Refused {
             shared.metrics.fences_refused.inc();
             tracing::info!(task = %claim.task, step = %claim.step, attempt = claim.attempt, "late report refused");
             continue;
         }
-        shared.metrics.steps_reported.with_label_values(&[outcome.name()]).inc();
-        if let ReportedOutcome::Success { result, .. } = outcome {
+        let name = if stored { "success" } else { outcome.name() };
+        shared.metrics.steps_reported.with_label_values(&[name]).inc();
+        if let ReportedOutcome::Success { result, .. } = outcome
+            && !stored
+        {
             shared.payloads.put_result(claim.task, claim.step, result);
         }
     }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::batches::Batches;
 use crate::checkpoints::Checkpoint;
+use crate::complete_in::Completion;
 use crate::encode;
 use crate::field::field;
 
@@ -55,6 +56,8 @@ pub(crate) struct Attempt {
     pub(crate) batches: Vec<Batches>,
     /// How far an earlier run got.
     pub(crate) checkpoint: Option<Checkpoint>,
+    /// None for a handler that is tested alone.
+    pub(crate) completion: Option<Arc<Completion>>,
 }
 
 impl StepContext {
@@ -260,6 +263,8 @@ pub struct StepOutcome {
     pub(crate) follows: Follows,
     /// Where it is no end but a stop on the way.
     pub(crate) checkpoint: Option<Box<RawValue>>,
+    /// It was stored by a transaction of the handler's.
+    pub(crate) in_transaction: bool,
 }
 
 impl StepOutcome {
@@ -272,7 +277,8 @@ impl StepOutcome {
         let result = encode::to_raw(&result).map_err(|error| {
             StepError::permanent(format!("the result: {error}")).with_class("result_not_serializable")
         })?;
-        Ok(Self { result: result.into(), metadata: None, follows: Follows::Nothing, checkpoint: None })
+        let (follows, checkpoint) = (Follows::Nothing, None);
+        Ok(Self { result: result.into(), metadata: None, follows, checkpoint, in_transaction: false })
     }
 
     /// The same success with something beside the result, which no later step reads.
@@ -400,5 +406,6 @@ handler_errors!(
     tokio::task::JoinError,
     tokio::time::error::Elapsed,
     sqlx::Error,
+    tasker_shared::store::StoreError,
     Box<dyn std::error::Error + Send + Sync>,
 );

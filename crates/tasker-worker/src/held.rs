@@ -34,6 +34,8 @@ struct Holding {
     fresh: Instant,
     running: Option<Running>,
     ended: bool,
+    /// Its outcome may have been stored by a transaction of its handler's.
+    may_be_stored: bool,
     lost: bool,
     cancelled: CancellationToken,
 }
@@ -78,6 +80,7 @@ impl Held {
             fresh: claimed,
             running: None,
             ended: false,
+            may_be_stored: false,
             lost: false,
             cancelled: cancelled.clone(),
         };
@@ -95,6 +98,18 @@ impl Held {
     /// Its attempt is over; answers whether the caller is the one to report it.
     pub(crate) fn end(&self, key: Key) -> bool {
         self.lock().get_mut(&key).is_some_and(|holding| !std::mem::replace(&mut holding.ended, true))
+    }
+
+    /// Its outcome may have been stored by a transaction of its handler's.
+    pub(crate) fn may_be_stored(&self, key: Key) {
+        if let Some(holding) = self.lock().get_mut(&key) {
+            holding.may_be_stored = true;
+        }
+    }
+
+    /// Whether that was said of it.
+    pub(crate) fn is_maybe_stored(&self, key: Key) -> bool {
+        self.lock().get(&key).is_some_and(|holding| holding.may_be_stored)
     }
 
     /// Nothing is to be done about it any more.

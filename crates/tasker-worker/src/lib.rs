@@ -7,6 +7,7 @@ mod announce;
 mod attempt;
 mod batches;
 mod checkpoints;
+mod complete_in;
 mod completion;
 mod dispatch;
 mod encode;
@@ -25,4 +26,6 @@ pub use batches::{Batch, BatchFailure, Batches, Cursor};
 pub use checkpoints::Checkpoint;
 pub use handler::{StepContext, StepError, StepHandler, StepOutcome};
 pub use registry::HandlerRegistry;
+/// The database client whose connections and pools handlers complete their steps with.
+pub use sqlx;
 pub use worker::{RunningWorker, Server, Worker, WorkerBuilder};

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, RwLock};
 
-use jsonschema::{PatternOptions, Validator};
 use sqlx::PgConnection;
 use tasker_lifecycle::StepIndex;
 use tasker_lifecycle::template::{Template, TemplateHash};
+use tasker_shared::json_schema::{Validator, compile};
 use tasker_shared::store::StoreError;
 use tasker_shared::store::templates::Templates;
 
@@ -94,13 +94,4 @@ impl Plan {
         let schema = self.template.step(step).result_schema.as_ref()?;
         Some(self.steps[step.at()].validator.get_or_init(|| compile(schema)))
     }
-}
-
-/// Formats are checked, because who writes one means it. Patterns run in linear time.
-fn compile(schema: &serde_json::Value) -> Result<Validator, String> {
-    jsonschema::draft202012::options()
-        .should_validate_formats(true)
-        .with_pattern_options(PatternOptions::regex())
-        .build(schema)
-        .map_err(|error| error.to_string())
 }

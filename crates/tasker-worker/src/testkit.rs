@@ -86,6 +86,7 @@ pub async fn call(handler: &dyn StepHandler, attempt: Attempt) -> Result<StepOut
         failures: Vec::new(),
         batches: Vec::new(),
         checkpoint: None,
+        completion: None,
     }));
     let returned = attempt::call(handler, ctx, timeout).await;
     attempt::checked(&Config::default().limits, &plan, step, returned)

@@ -128,6 +128,42 @@ async fn nonsense_fails_the_attempt_with_its_class_and_place_and_the_worker_live
 }
 
 #[tokio::test]
+async fn a_result_that_offends_against_its_schema_fails_for_good_with_every_place() {
+    let schema = "{type: array, items: {type: object, required: [id], properties: {'a/b': {type: integer}}}}";
+    let step = format!("{}\n    result_schema: {schema}", STEP.replace("{name: only, ", "name: only\n    ").trim_end());
+    let setup = Setup::new(&step.replace(", timeout_seconds: 5}", "")).await;
+    let mut registry = setup.registry();
+    registry.register_fn("h", |ctx: StepContext| async move {
+        let count: usize = ctx.get_input("count")?;
+        StepOutcome::success(vec![json!({"id": 1, "a/b": "secret"}); count])
+    });
+    let few = setup.task(json!({"count": 3}), Duration::ZERO).await;
+    let many = setup.task(json!({"count": 150}), Duration::ZERO).await;
+    let none = setup.task(json!({"count": 0}), Duration::ZERO).await;
+    let worker = setup.start(registry).await;
+    setup.until_attempts(3).await;
+    for (task, told) in [(few, 3), (many, 100)] {
+        assert_eq!(setup.attempts(task).await, [(1, "failure".to_owned(), Some("result_schema".to_owned()))]);
+        let (retryable, violations, result): (bool, Value, Option<String>) = sqlx::query_as(
+            "SELECT retryable, metadata -> 'violations', result::text FROM tasker.attempts WHERE task_uuid = $1",
+        )
+        .bind(task.uuid())
+        .fetch_one(&setup.db.pool)
+        .await
+        .unwrap();
+        assert_eq!((retryable, result, violations.as_array().unwrap().len()), (false, None, told));
+        assert_eq!(violations[2]["path"], "/2/a~1b");
+        let message = setup.error(task).await;
+        assert!(
+            message.contains("/0/a~1b: ") && message.contains("/2/a~1b: ") && !message.contains("secret"),
+            "{message}"
+        );
+    }
+    assert_eq!(setup.attempts(none).await, [(1, "success".to_owned(), None)]);
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn a_handler_sees_the_results_of_all_its_ancestors() {
     let steps = "
   - {name: first, handler: {callable: h}}

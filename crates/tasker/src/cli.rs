@@ -154,6 +154,12 @@ pub(crate) enum DbCommand {
 pub(crate) enum TaskCommand {
     /// Create a task
     Create(Box<CreateTask>),
+    /// Create many tasks, each on its own; the exit status tells whether all of them are there
+    CreateBulk {
+        /// One request a line, JSON as POST /v1/tasks takes it; - for standard input
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Show a task with its steps
     Get {
         /// The task's id
@@ -383,6 +389,24 @@ pub(crate) enum TemplateCommand {
         /// Files, or folders of .yaml and .yml files
         #[arg(required = true)]
         paths: Vec<PathBuf>,
+    },
+    /// Say that a version should not be used any more: no new task takes it unless it names it
+    Deprecate {
+        /// Its namespace
+        namespace: String,
+        /// Its name
+        name: String,
+        /// Its version
+        version: String,
+        /// Why, and what to use instead
+        #[arg(long, required_unless_present = "undo")]
+        reason: Option<String>,
+        /// Who says so [default: USER]
+        #[arg(long, env = "USER", required_unless_present = "undo")]
+        by: Option<String>,
+        /// Take it back
+        #[arg(long, conflicts_with = "reason")]
+        undo: bool,
     },
     /// Draw the graph of a template file, without a server
     Visualize {

@@ -170,6 +170,37 @@ fn a_refusal_is_told_with_its_code() {
 }
 
 #[test]
+fn many_tasks_are_created_from_a_file_and_each_is_answered() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("tasks.jsonl");
+    let argument = file.to_str().unwrap();
+    std::fs::write(
+        &file,
+        "{\"namespace\":\"shop\",\"name\":\"order\"}\n\n{\"namespace\":\"shop\",\"name\":\"none\"}\n",
+    )
+    .unwrap();
+    let error = refusal("TEMPLATE_NOT_FOUND")["error"].clone();
+    let results = json!({"results": [{"index": 0, "status": 201, "task": task("steps_in_process")},
+                                     {"index": 1, "status": 404, "error": error}]});
+    let (url, requests) = serve(vec![("207 Multi-Status", results)]);
+    let ran = tasker(&["task", "create-bulk", "--file", argument, "--json", "--url", &url]);
+    let lines: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((ran.status, lines.len()), (1, 2), "{ran:#?}");
+    assert_eq!(
+        (&lines[0]["task"]["task_uuid"], &lines[1]["error"]["code"]),
+        (&json!(TASK), &json!("TEMPLATE_NOT_FOUND"))
+    );
+    assert!(ran.stderr.contains("1 of 2 requests were refused"), "{ran:#?}");
+    let request = requests.join().unwrap().remove(0);
+    assert!(request.starts_with("POST /v1/tasks/bulk ") && request.contains(r#""name":"none""#), "{request}");
+
+    std::fs::write(&file, "{\"namespace\":\"shop\",\"name\":\"order\"}\n{\"namespace\":\"shop\"}\n").unwrap();
+    let ran = tasker(&["task", "create-bulk", "--file", argument, "--url", "http://127.0.0.1:1"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("line 2 is not a request for a task: missing field `name`"), "{ran:#?}");
+}
+
+#[test]
 fn a_task_is_created_and_waited_for() {
     let (address, requests) = serve(vec![("201 Created", task("pending")), ("200 OK", task("complete"))]);
     let ran = tasker(&[

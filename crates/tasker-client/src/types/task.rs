@@ -143,6 +143,24 @@ pub struct TaskResponse {
     pub health_status: TaskHealth,
     /// Every step, in topological order.
     pub steps: Vec<StepResponse>,
+    /// Why a request that was submitted with SQL became no task; its status is `error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<TaskRefusal>,
+    /// What the requester should know, such as that the version it named is deprecated; only in the answer to its request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Why a request that was submitted with SQL became no task.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct TaskRefusal {
+    /// What the same request would have been refused with over HTTP, such as `INPUT_SCHEMA`.
+    pub code: String,
+    /// In words.
+    pub message: String,
+    /// What belongs to the code.
+    #[schema(value_type = Object)]
+    pub details: serde_json::Value,
 }
 
 /// What a task is doing, for programs that do not care for all its states.

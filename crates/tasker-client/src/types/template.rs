@@ -23,6 +23,30 @@ pub struct TemplateSummary {
     pub step_count: u32,
     /// When this version was registered.
     pub registered_at: DateTime<Utc>,
+    /// That it should not be used any more; absent while it may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecated: Option<Deprecation>,
+}
+
+/// That a version should not be used any more: no new task takes it unless it names it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct Deprecation {
+    /// Since when.
+    pub at: DateTime<Utc>,
+    /// Who said so.
+    pub by: String,
+    /// Why, and what to use instead.
+    pub reason: String,
+}
+
+/// Body of `POST /v1/templates/{namespace}/{name}/{version}/deprecate`.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeprecateRequest {
+    /// Why, and what to use instead; up to 2,000 characters.
+    pub reason: String,
+    /// Who says so; up to 255 characters.
+    pub by: String,
 }
 
 /// Answer of `GET /v1/templates`.
@@ -71,6 +95,9 @@ pub struct TemplateDetail {
     pub step_count: u32,
     /// When this version was registered.
     pub registered_at: DateTime<Utc>,
+    /// That it should not be used any more; absent while it may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecated: Option<Deprecation>,
     /// The canonical content, with the overrides of the environment applied.
     #[schema(value_type = Object)]
     pub template: RawJson,

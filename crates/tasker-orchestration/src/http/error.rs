@@ -154,9 +154,22 @@ impl ApiError {
 
     /// The body as JSON text.
     pub(super) fn body(self, request_id: &str) -> String {
-        let Self { code, message, details, .. } = self;
-        let error = ErrorDetail { code: code.to_owned(), message, details, request_id: request_id.to_owned() };
+        let error = self.detail(request_id);
         serde_json::to_string(&ErrorBody { error }).expect("strings and JSON values always encode")
+    }
+
+    /// What the body says.
+    pub(super) fn detail(self, request_id: &str) -> ErrorDetail {
+        let Self { code, message, details, .. } = self;
+        ErrorDetail { code: code.to_owned(), message, details, request_id: request_id.to_owned() }
+    }
+
+    pub(super) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 }
 
@@ -188,21 +201,13 @@ impl From<sqlx::Error> for ApiError {
 
 impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
-        let message = error.to_string();
+        let refused = |status| Self::new(status, error.code(), error.to_string()).with(error.details());
         match error {
-            CreateError::UnknownTemplate { .. } => Self::new(StatusCode::NOT_FOUND, "TEMPLATE_NOT_FOUND", message),
-            CreateError::InputSchema(violations) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "INPUT_SCHEMA", message)
-                    .with(json!({ "violations": violations }))
-            }
+            CreateError::UnknownTemplate { .. } => refused(StatusCode::NOT_FOUND),
+            CreateError::InputSchema(_) | CreateError::KeyConflict { .. } => refused(StatusCode::UNPROCESSABLE_ENTITY),
+            CreateError::Duplicate { .. } | CreateError::AllDeprecated { .. } => refused(StatusCode::CONFLICT),
+            CreateError::NotStorable => Self::internal(),
             CreateError::Invalid(violations) => Self::invalid(&violations),
-            CreateError::KeyConflict { task } => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_CONFLICT", message)
-                    .with(json!({ "task_uuid": task }))
-            }
-            CreateError::Duplicate { task } => {
-                Self::new(StatusCode::CONFLICT, "DUPLICATE_TASK", message).with(json!({ "task_uuid": task }))
-            }
             CreateError::Overloaded { retry_after_ms } => Self::overloaded().later(retry_after_ms),
             CreateError::Unavailable => Self::unavailable(),
             CreateError::OutcomeUnknown => Self::outcome_unknown(),

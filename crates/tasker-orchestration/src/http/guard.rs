@@ -26,10 +26,15 @@ const REQUEST_ID_MAX: usize = 128;
 #[derive(Debug, Clone)]
 pub(super) struct Place(#[expect(dead_code, reason = "it is held, not read")] Arc<OwnedSemaphorePermit>);
 
+/// The request's id, for answers that hold refusals of parts.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
 /// The layer.
-pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
+pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response<Body> {
     let started = Instant::now();
     let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
     let span = tracing::debug_span!("http", request_id = id.as_str());

@@ -64,6 +64,11 @@ pub(super) fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Res
     serde_json::from_slice(body).map_err(|error| unreadable(body, &error))
 }
 
+/// A part of the body that was kept as text.
+pub(super) fn value<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
+    serde_json::from_str(text).map_err(|error| unreadable(text.as_bytes(), &error))
+}
+
 /// The media type of the body, without its parameters.
 pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tasker_client::types::{ListQuery, Pagination, TaskList, TaskRequest, TaskResponse, TaskState, WaitQuery};
-use tasker_lifecycle::TaskId;
+use tasker_lifecycle::{Refused, TaskId};
 use tasker_shared::store::queries::{self, Filter, Walk};
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::input::{self, Params, task_id};
 use super::view::{self, TaskView};
 use super::{Api, Refusals};
-use crate::errors::Violation;
+use crate::errors::{CommandError, Violation};
 use crate::submit::bad_key;
 
 const LIMIT: u32 = 20;
@@ -37,28 +37,32 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
     Refusals))]
 /// Creates a task.
 pub(super) async fn create(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
-    let request: TaskRequest = input::json(&headers, &body)?;
+    let (status, view, warnings) = accepted(&api, input::json(&headers, &body)?).await?;
+    let location = format!("/v1/tasks/{}", view.record.task.id());
+    let answer = TaskResponse { warnings, ..view.response() };
+    let mut response = (status, Json(answer)).into_response();
+    response.headers_mut().insert(LOCATION, HeaderValue::from_str(&location).expect("a uuid is printable"));
+    Ok(response)
+}
+
+/// The task that the request made, or that it found, and what the requester should know.
+pub(super) async fn accepted(api: &Api, request: TaskRequest) -> Result<(StatusCode, TaskView, Vec<String>), ApiError> {
     if let Some(offence) = request.idempotency_key.as_deref().and_then(bad_key) {
         return Err(ApiError::bad_request("INVALID_IDEMPOTENCY_KEY", format!("the idempotency key {offence}")));
     }
-    let accepted = api.engine.accept(request).await?;
-    let task = accepted.created.task;
-    let (status, view) = if accepted.created.existed {
-        (StatusCode::OK, api.task(task).await?)
-    } else {
-        (StatusCode::CREATED, TaskView::of_new(accepted))
-    };
-    let mut response = (status, Json(view.response())).into_response();
-    let location = HeaderValue::from_str(&format!("/v1/tasks/{task}")).expect("a uuid is printable");
-    response.headers_mut().insert(LOCATION, location);
-    Ok(response)
+    let mut accepted = api.engine.accept(request).await?;
+    let warnings = std::mem::take(&mut accepted.warnings);
+    if accepted.created.existed {
+        return Ok((StatusCode::OK, api.task(accepted.created.task).await?, warnings));
+    }
+    Ok((StatusCode::CREATED, TaskView::of_new(accepted), warnings))
 }
 
 #[utoipa::path(get, path = "/v1/tasks/{uuid}", tag = "tasks", params(("uuid" = Uuid, Path, description = "The task.")),
     responses((status = 200, description = "The task with its steps.", body = TaskResponse), Refusals))]
 /// A task as it is now.
 pub(super) async fn get(State(api): State<Api>, Path(uuid): Path<String>) -> Result<Json<TaskResponse>, ApiError> {
-    Ok(Json(api.task(task_id(&uuid)?).await?.response()))
+    Ok(Json(api.answer(task_id(&uuid)?).await?))
 }
 
 /// Query of `DELETE /v1/tasks/{uuid}`; stored in the task's history.
@@ -82,8 +86,14 @@ pub(super) async fn cancel(
     Params(query): Params<CancelQuery>,
 ) -> Result<Json<TaskResponse>, ApiError> {
     let task = task_id(&uuid)?;
-    let _changed = api.engine.cancel(task, query.cancelled_by, query.reason).await?;
-    Ok(Json(api.task(task).await?.response()))
+    match api.engine.cancel(task, query.cancelled_by, query.reason).await {
+        Ok(_changed) => Ok(Json(api.task(task).await?.response())),
+        // What became no task has ended as one in error.
+        Err(CommandError::NotFound) if api.refused(task).await?.is_some() => {
+            Err(Refused::AlreadyEnded(TaskState::Error).into())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[utoipa::path(get, path = "/v1/tasks/{uuid}/wait", tag = "tasks",
@@ -104,7 +114,12 @@ pub(super) async fn wait(
     tokio::pin!(over);
     let mut watcher = api.engine.watch().subscribe(task);
     // The database is asked once; from then on the watcher tells, so that waiting costs it nothing.
-    let (_, state) = api.progress(task).await?;
+    let state = match api.progress(task).await {
+        Err(error) if error.is_not_found() => {
+            return Ok(Json(api.refused(task).await?.ok_or(error)?).into_response());
+        }
+        progress => progress?.1,
+    };
     let mut settled = state.is_terminal() || state == TaskState::BlockedByFailures;
     while !settled {
         tokio::select! {

@@ -4,10 +4,11 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tasker_client::types::{
-    Pagination, RegisterRequest, RegisterResponse, TemplateDetail, TemplateList, TemplateListQuery, TemplateSummary,
-    TemplateWarning,
+    DeprecateRequest, Deprecation, Pagination, RegisterRequest, RegisterResponse, TemplateDetail, TemplateList,
+    TemplateListQuery, TemplateSummary, TemplateWarning,
 };
 use tasker_lifecycle::template::{self, Problem, Template, Warning};
 use tasker_shared::config::Environment;
@@ -19,7 +20,7 @@ use super::error::ApiError;
 use super::input::{self, Params};
 use super::{Api, Refusals};
 use crate::errors::Violation;
-use crate::submit::schema_problems;
+use crate::submit::{NAME_MAX, REASON_MAX, bad_text, schema_problems};
 
 const LIMIT: u32 = 50;
 const LIMIT_MAX: u32 = 100;
@@ -65,7 +66,12 @@ fn summary(record: TemplateRecord) -> TemplateSummary {
         version: record.version,
         description: record.description,
         registered_at: record.registered_at,
+        deprecated: record.deprecated.map(deprecation),
     }
+}
+
+fn deprecation((at, by, reason): (DateTime<Utc>, String, String)) -> Deprecation {
+    Deprecation { at, by, reason }
 }
 
 #[utoipa::path(get, path = "/v1/templates/{namespace}/{name}/{version}", tag = "templates",
@@ -92,8 +98,58 @@ pub(super) async fn get(
         description: record.description,
         step_count: u32::try_from(record.steps).unwrap_or(0),
         registered_at: record.registered_at,
+        deprecated: record.deprecated.map(deprecation),
         template,
     }))
+}
+
+#[utoipa::path(post, path = "/v1/templates/{namespace}/{name}/{version}/deprecate", tag = "templates",
+    params(("namespace" = String, Path, description = "Its namespace."), ("name" = String, Path, description = "Its name."),
+        ("version" = String, Path, description = "Its version.")), request_body = DeprecateRequest,
+    responses((status = 200, description = "The version is deprecated, with this reason.", body = TemplateSummary), Refusals))]
+/// Deprecates a version: no new task takes it unless it names it, and is warned then.
+pub(super) async fn deprecate(
+    State(api): State<Api>,
+    Path(version): Path<(String, String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<TemplateSummary>, ApiError> {
+    let DeprecateRequest { reason, by } = input::json(&headers, &body)?;
+    let wrong: Vec<Violation> = [("/reason", &reason, REASON_MAX), ("/by", &by, NAME_MAX)]
+        .into_iter()
+        .filter_map(|(path, text, max)| Some(Violation { path: path.to_owned(), message: bad_text(text, max)? }))
+        .collect();
+    if !wrong.is_empty() {
+        return Err(ApiError::invalid(&wrong));
+    }
+    set_deprecation(&api, version, Some((&by, &reason))).await
+}
+
+#[utoipa::path(delete, path = "/v1/templates/{namespace}/{name}/{version}/deprecate", tag = "templates",
+    params(("namespace" = String, Path, description = "Its namespace."), ("name" = String, Path, description = "Its name."),
+        ("version" = String, Path, description = "Its version.")),
+    responses((status = 200, description = "The version is not deprecated, or not any more.", body = TemplateSummary), Refusals))]
+/// Takes a deprecation back.
+pub(super) async fn undeprecate(
+    State(api): State<Api>,
+    Path(version): Path<(String, String, String)>,
+) -> Result<Json<TemplateSummary>, ApiError> {
+    set_deprecation(&api, version, None).await
+}
+
+async fn set_deprecation(
+    api: &Api,
+    (namespace, name, version): (String, String, String),
+    by_and_reason: Option<(&str, &str)>,
+) -> Result<Json<TemplateSummary>, ApiError> {
+    let unknown = || ApiError::not_found("template");
+    let id = (namespace.as_str(), name.as_str(), version.as_str());
+    if [id.0, id.1, id.2].iter().any(|part| part.contains('\0')) || !api.engine.deprecate(id, by_and_reason).await? {
+        return Err(unknown());
+    }
+    let mut conn = api.engine.pool().acquire().await?;
+    let (record, _) = queries::template(&mut conn, id.0, id.1, id.2).await?.ok_or_else(unknown)?;
+    Ok(Json(summary(record)))
 }
 
 #[utoipa::path(post, path = "/v1/templates", tag = "templates",

@@ -4,10 +4,15 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use tasker_client::graph::Graph;
-use tasker_client::types::{ExecutionStatus, StepResponse, TaskHealth, TaskResponse, TaskSummary};
+use tasker_client::types::{
+    ExecutionStatus, StepResponse, TaskHealth, TaskRefusal, TaskRequest, TaskResponse, TaskSummary, empty_object,
+};
 use tasker_lifecycle::{Event, Expansion, StepIndex, StepState, Task, TaskId, TaskState, Timestamp, decide};
+use tasker_shared::config::Limits;
+use tasker_shared::portable;
 use tasker_shared::store::from_sql;
 use tasker_shared::store::queries::{LastAttempt, Summary, TaskRecord, Ticket};
+use tasker_shared::store::refusals::Refusal;
 
 use super::names::StepNames;
 use crate::submit::Accepted;
@@ -36,7 +41,7 @@ impl TaskView {
 
     /// A task that was created just now, without a look at the database: what follows from a start is known.
     pub(super) fn of_new(accepted: Accepted) -> Self {
-        let Accepted { created, template, context, details, priority, correlation_id } = accepted;
+        let Accepted { created, template, context, details, priority, correlation_id, warnings: _ } = accepted;
         let mut task = Task::new(created.task, template);
         let created_at = created_at(created.task);
         let now = from_sql(created_at);
@@ -222,7 +227,79 @@ impl TaskView {
                 _ => TaskHealth::Healthy,
             },
             steps,
+            refusal: None,
+            warnings: Vec::new(),
         }
+    }
+}
+
+impl TaskView {
+    /// The task without its steps.
+    pub(super) fn summary(self) -> TaskSummary {
+        let record = self.record;
+        let (task, template) = (&record.task, record.task.template());
+        let (total, completed) = (sum(task.steps().len()), sum(task.steps().iter().filter(|s| s.satisfies()).count()));
+        TaskSummary {
+            task_uuid: task.id().uuid(),
+            name: template.name.clone(),
+            namespace: template.namespace.to_string(),
+            version: template.version.to_string(),
+            status: task.state(),
+            created_at: created_at(task.id()),
+            updated_at: record.updated_at,
+            completed_at: record.ended_at,
+            failed_steps: task.count(StepState::Error),
+            total_steps: total,
+            completed_steps: completed,
+            completion_percentage: percentage(completed, total),
+            initiator: record.initiator,
+            source_system: record.source_system,
+            priority: record.priority,
+            tags: record.tags,
+            correlation_id: record.correlation_id,
+        }
+    }
+}
+
+/// A request that became no task, as a task that ended in error before it had a step.
+pub(super) fn refused(refusal: Refusal, refused_at: DateTime<Utc>, limits: &Limits) -> TaskResponse {
+    let Refusal { task, namespace, name, version, code, message, details, request } = refusal;
+    // What can't be read as a request was refused for that.
+    let asked: TaskRequest =
+        serde_json::from_str(request.get()).unwrap_or_else(|_| TaskRequest::new(namespace.as_str(), name.as_str()));
+    // A context that was refused for what it is would be a nuisance in the answer too.
+    let context = asked.context.get();
+    let shown = context.len() <= limits.payload_bytes && portable::check(context, limits.json_depth).is_ok();
+    TaskResponse {
+        task_uuid: task.uuid(),
+        name,
+        namespace,
+        version: version.unwrap_or_default(),
+        status: TaskState::Error,
+        created_at: created_at(task),
+        updated_at: refused_at,
+        completed_at: Some(refused_at),
+        context: if shown { asked.context } else { empty_object() },
+        initiator: asked.initiator,
+        source_system: asked.source_system,
+        reason: asked.reason,
+        priority: asked.priority,
+        tags: asked.tags,
+        correlation_id: asked.correlation_id.unwrap_or(task.uuid()),
+        parent_correlation_id: asked.parent_correlation_id,
+        total_steps: 0,
+        pending_steps: 0,
+        in_progress_steps: 0,
+        completed_steps: 0,
+        failed_steps: 0,
+        ready_steps: 0,
+        execution_status: ExecutionStatus::BlockedByFailures,
+        recommended_action: ExecutionStatus::AllComplete.recommended_action(),
+        completion_percentage: 0.0,
+        health_status: TaskHealth::Blocked,
+        steps: Vec::new(),
+        refusal: Some(TaskRefusal { code, message, details }),
+        warnings: Vec::new(),
     }
 }
 

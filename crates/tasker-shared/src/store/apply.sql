@@ -6,8 +6,9 @@ WITH advanced AS (
         ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled', 'resolved_manually') THEN $7::timestamptz END
     FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $37::text[])
         AS u (id, state, version, seq, steps, sparse, expansions)
-    -- The range lets the executor open only the partitions of this batch.
-    WHERE t.task_uuid = u.id AND t.task_uuid BETWEEN $35 AND $36
+    -- The range lets the executor open only the partitions of this batch. Two plain bounds would make the planner think
+    -- that few rows lie between them, and read all of them for each of ours: hence the form of the second.
+    WHERE t.task_uuid = u.id AND t.task_uuid >= $35 AND t.task_uuid <= ANY (ARRAY[$36::uuid])
     RETURNING t.task_uuid
 ), told AS (
     INSERT INTO tasker.history (task_uuid, seq, at, cause, processor, from_state, to_state, changes, detail)

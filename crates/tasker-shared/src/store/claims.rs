@@ -100,7 +100,7 @@ pub async fn load(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec<Loade
                   CASE WHEN t.expansions IS NOT NULL OR t.steps ~ '[.-]' THEN t.steps END AS letters, t.expansions
            FROM unnest($1::uuid[], $2::integer[], $3::uuid[], $6::bigint[]) WITH ORDINALITY
                AS u (task, step, nonce, msg_id, ord)
-           LEFT JOIN tasker.tasks t ON t.task_uuid = u.task AND t.task_uuid BETWEEN $4 AND $5"#,
+           LEFT JOIN tasker.tasks t ON t.task_uuid = u.task AND t.task_uuid >= $4 AND t.task_uuid <= ANY (ARRAY[$5::uuid])"#,
         &tasks,
         &steps,
         &nonces,
@@ -185,7 +185,7 @@ pub async fn inputs(
     let rows = sqlx::query!(
         r#"SELECT true AS "is_context!", u.ord AS "ord!", d.context::text AS "json!"
            FROM unnest($1::uuid[]) WITH ORDINALITY AS u (task, ord)
-           JOIN tasker.task_details d ON d.task_uuid = u.task AND d.task_uuid BETWEEN $4 AND $5
+           JOIN tasker.task_details d ON d.task_uuid = u.task AND d.task_uuid >= $4 AND d.task_uuid <= ANY (ARRAY[$5::uuid])
            UNION ALL
            SELECT false, u.ord, r.result::text
            FROM unnest($2::uuid[], $3::integer[]) WITH ORDINALITY AS u (task, step, ord)

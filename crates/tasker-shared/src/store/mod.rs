@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod measure;
 pub mod queries;
 pub mod queues;
+pub mod refusals;
 pub mod reports;
 pub mod schema;
 pub mod sweep;
@@ -103,6 +104,10 @@ pub async fn connect(
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
+        // A range that is read once and kept is looked through for each row of a batch.
+        ("enable_material", "off"),
+        // Ours are short look-ups of what was just written, so they find it in memory.
+        ("random_page_cost", "1"),
         ("plan_cache_mode", "force_generic_plan"),
         ("jit", "off"),
         ("statement_timeout", timeout.as_str()),

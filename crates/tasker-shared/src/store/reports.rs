@@ -8,6 +8,11 @@ use super::writes::{Payload, step_column};
 use super::{StoreError, to_sql};
 use crate::messages::{Report, Verdict};
 
+/// What `complete_step` fails with where another claim took the place of this one.
+const CLAIM_LOST: &str = "TK001";
+/// What it fails with where the claim was reported on before.
+const REPORTED: &str = "TK002";
+
 /// Stores the reports whose claim is still current and tells the server of them; answers what became of
 /// each, in their order. Reporting the same again answers [`Verdict::Duplicate`] and changes nothing.
 /// All reports are of one worker.
@@ -53,6 +58,40 @@ pub async fn report(conn: &mut PgConnection, reports: &[Report]) -> Result<Vec<V
         };
     }
     Ok(verdicts)
+}
+
+/// Stores the success of one attempt inside the caller's transaction. Unless it is accepted the transaction has failed.
+///
+/// # Errors
+/// Where the database is away, or refuses the report.
+pub async fn complete(conn: &mut PgConnection, report: &Report) -> Result<Verdict, StoreError> {
+    let (claim, payload) = (&report.claim, Payload::of(&report.outcome));
+    let completed = sqlx::query!(
+        "SELECT tasker.complete_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text::json, $13::text::json,
+                                      $14::text::json)",
+        claim.token.queue.as_str(),
+        claim.token.msg_id,
+        claim.token.read_ct,
+        claim.token.nonce,
+        claim.task.uuid(),
+        step_column(claim.step),
+        claim.base_attempt,
+        i32::try_from(claim.attempt).unwrap_or(i32::MAX),
+        &*report.worker,
+        to_sql(claim.claimed_at),
+        report.started_at.map(to_sql),
+        payload.result.as_deref(),
+        payload.metadata.as_deref(),
+        payload.follows.as_deref()
+    )
+    .execute(conn)
+    .await;
+    match completed {
+        Ok(_) => Ok(Verdict::Accepted),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(CLAIM_LOST) => Ok(Verdict::Refused),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(REPORTED) => Ok(Verdict::Duplicate),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[derive(Default)]

@@ -130,8 +130,26 @@ pub async fn register(conn: &mut PgConnection, template: &Template, replace: boo
     Ok(Registered::Replaced)
 }
 
-/// The content hash of a version, or of the newest by semver where none is named. Pre-releases are newest
-/// only where nothing else is registered.
+/// Which content a request means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolved {
+    /// There is no such version, or none at all.
+    Unknown,
+    /// No version was named, and every one is deprecated.
+    AllDeprecated,
+    /// This one.
+    Found {
+        /// Its hash.
+        hash: TemplateHash,
+        /// Its version.
+        version: Version,
+        /// Why it should not be used any more.
+        deprecated: Option<String>,
+    },
+}
+
+/// The content of a version, or of the newest by semver where none is named: of those that are not deprecated.
+/// Pre-releases are newest only where nothing else is left.
 ///
 /// # Errors
 /// Where the database is away.
@@ -140,20 +158,54 @@ pub async fn resolve(
     namespace: &str,
     name: &str,
     version: Option<&Version>,
-) -> Result<Option<TemplateHash>, StoreError> {
+) -> Result<Resolved, StoreError> {
     let rows = sqlx::query!(
-        "SELECT version, hash FROM tasker.template_versions WHERE namespace = $1 AND name = $2",
+        "SELECT version, hash, deprecation_reason FROM tasker.template_versions WHERE namespace = $1 AND name = $2",
         namespace,
         name
     )
     .fetch_all(conn)
     .await?;
-    let known = rows.into_iter().filter_map(|row| Some((row.version.parse::<Version>().ok()?, row.hash)));
-    let chosen = match version {
-        Some(wanted) => known.into_iter().find(|(version, _)| version == wanted),
-        None => known.max_by_key(|(version, _)| (version.pre.is_empty(), version.clone())),
+    let none_known = rows.is_empty();
+    let mut known =
+        rows.into_iter().filter_map(|row| Some((row.version.parse().ok()?, row.hash, row.deprecation_reason)));
+    let chosen: Option<(Version, Vec<u8>, Option<String>)> = match version {
+        Some(wanted) => known.find(|(version, ..)| version == wanted),
+        None => known
+            .filter(|(.., deprecated)| deprecated.is_none())
+            .max_by_key(|(version, ..)| (version.pre.is_empty(), version.clone())),
     };
-    chosen.map(|(_, bytes): (Version, Vec<u8>)| hash(&bytes)).transpose()
+    Ok(match chosen {
+        Some((version, bytes, deprecated)) => Resolved::Found { hash: hash(&bytes)?, version, deprecated },
+        None if version.is_some() || none_known => Resolved::Unknown,
+        None => Resolved::AllDeprecated,
+    })
+}
+
+/// Deprecates a version, with who and why, or takes that back; answers whether there is such a version. One that is
+/// deprecated already gets the new reason.
+///
+/// # Errors
+/// Where the database refuses or is away.
+pub async fn deprecate(
+    conn: &mut PgConnection,
+    (namespace, name, version): (&str, &str, &str),
+    by_and_reason: Option<(&str, &str)>,
+) -> Result<bool, StoreError> {
+    let changed = sqlx::query!(
+        "UPDATE tasker.template_versions
+         SET deprecated_by = $4, deprecation_reason = $5,
+             deprecated_at = CASE WHEN $4::text IS NOT NULL THEN clock_timestamp() END
+         WHERE namespace = $1 AND name = $2 AND version = $3",
+        namespace,
+        name,
+        version,
+        by_and_reason.map(|(by, _)| by),
+        by_and_reason.map(|(_, reason)| reason)
+    )
+    .execute(conn)
+    .await?;
+    Ok(changed.rows_affected() == 1)
 }
 
 /// One registered version.

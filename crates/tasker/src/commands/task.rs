@@ -1,5 +1,6 @@
 //! `tasker task`: create, follow and cancel tasks.
 
+mod bulk;
 mod explain;
 mod follow;
 mod repair;
@@ -19,6 +20,7 @@ use crate::output::Output;
 pub(super) async fn run(command: TaskCommand, client: &Client, output: &Output) -> Result<Status, Failure> {
     match command {
         TaskCommand::Create(task) => create(*task, client, output).await,
+        TaskCommand::CreateBulk { file } => bulk::create(&file, client, output).await,
         TaskCommand::Get { task } => {
             output.value(&client.get_task(task).await?, show::task)?;
             Ok(Status::Done)
@@ -85,6 +87,9 @@ async fn create(task: CreateTask, client: &Client, output: &Output) -> Result<St
         options: None,
     };
     let created = client.create_task(&request).await?;
+    for warning in &created.warnings {
+        eprintln!("warning: {warning}");
+    }
     if wait {
         return follow::wait(created.task_uuid, timeout, client, output).await;
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tasker_client::types::{
-    ErrorDetail, RegisterRequest, RegisterResponse, TemplateDetail, TemplateList, TemplateListQuery,
+    DeprecateRequest, Deprecation, ErrorDetail, RegisterRequest, RegisterResponse, TemplateDetail, TemplateList,
+    TemplateListQuery, TemplateSummary,
 };
 use tasker_client::{Client, ClientError, Graph};
 use tasker_lifecycle::StepIndex;
@@ -62,6 +63,15 @@ pub(super) async fn run(
         }
         TemplateCommand::Validate(files) => validate(&files, output),
         TemplateCommand::Register { paths } => register(&paths, &connect()?, output).await,
+        TemplateCommand::Deprecate { namespace, name, version, reason, by, undo: _ } => {
+            let (client, id) = (connect()?, (namespace.as_str(), name.as_str(), version.as_str()));
+            let template = match reason.zip(by) {
+                Some((reason, by)) => client.deprecate_template(id, &DeprecateRequest { reason, by }).await?,
+                None => client.undeprecate_template(id).await?,
+            };
+            output.value(&template, deprecation_text)?;
+            Ok(Status::Done)
+        }
         TemplateCommand::Visualize { file, environment, drawing } => {
             visualize(&file, environment.as_deref(), &drawing, output)
         }
@@ -191,16 +201,19 @@ async fn info(
     Ok(Status::Done)
 }
 
-/// The list gives the newest version first.
+/// The list gives the newest version first. A deprecated one is shown only where there is no other.
 async fn newest(namespace: &str, name: &str, client: &Client) -> Result<String, Failure> {
     let query = TemplateListQuery {
         namespace: Some(namespace.to_owned()),
         name: Some(name.to_owned()),
-        limit: Some(1),
+        limit: Some(100),
         cursor: None,
     };
-    let found = client.list_templates(&query).await?.templates.into_iter().next();
+    let mut found = client.list_templates(&query).await?.templates;
+    found.sort_by_key(|template| template.deprecated.is_some());
     found
+        .into_iter()
+        .next()
         .map(|template| template.version)
         .ok_or_else(|| Failure::Failed(format!("there is no template {namespace}/{name}; see `tasker template list`")))
 }
@@ -209,7 +222,10 @@ fn list_text(list: &TemplateList) -> String {
     let rows = list.templates.iter().map(|template| {
         [
             format!("{}/{}", template.namespace, template.name),
-            template.version.clone(),
+            match template.deprecated {
+                Some(_) => format!("{} (deprecated)", template.version),
+                None => template.version.clone(),
+            },
             template.step_count.to_string(),
             time(template.registered_at),
             or_dash(template.description.as_ref()),
@@ -222,11 +238,21 @@ fn list_text(list: &TemplateList) -> String {
     }
 }
 
+fn reason(deprecation: &Deprecation) -> String {
+    format!("{} by {}: {}", time(deprecation.at), deprecation.by, deprecation.reason)
+}
+
+fn deprecation_text(template: &TemplateSummary) -> String {
+    let said = template.deprecated.as_ref().map_or_else(|| "not deprecated".to_owned(), reason);
+    format!("{}/{} {}: {said}\n", template.namespace, template.name, template.version)
+}
+
 fn info_text(template: &TemplateDetail) -> String {
     let facts = fields([
         ("template", Some(format!("{}/{}", template.namespace, template.name))),
         ("version", Some(template.version.clone())),
         ("description", template.description.clone()),
+        ("deprecated", template.deprecated.as_ref().map(reason)),
         ("steps", Some(template.step_count.to_string())),
         ("registered", Some(time(template.registered_at))),
         ("hash", Some(template.hash.clone())),

@@ -26,6 +26,8 @@ pub struct TemplateRecord {
     pub description: Option<String>,
     /// When this version was registered last.
     pub registered_at: DateTime<Utc>,
+    /// Since when it should not be used any more, who said so and why.
+    pub deprecated: Option<(DateTime<Utc>, String, String)>,
 }
 
 /// Registered versions by namespace and name, newest version first: `limit` of them after the first `skip`.
@@ -40,7 +42,8 @@ pub async fn templates(
     limit: i64,
 ) -> Result<Vec<TemplateRecord>, StoreError> {
     let rows = sqlx::query!(
-        r#"SELECT v.namespace, v.name, v.version, v.hash, v.registered_at,
+        r#"SELECT v.namespace, v.name, v.version, v.hash, v.registered_at, v.deprecated_at, v.deprecated_by,
+                  v.deprecation_reason,
                   jsonb_array_length(t.content -> 'steps')::bigint AS "steps!", t.content ->> 'description' AS description
            FROM tasker.template_versions v JOIN tasker.templates t ON t.hash = v.hash
            CROSS JOIN LATERAL (SELECT split_part(v.version, '+', 1) AS core) c
@@ -65,6 +68,7 @@ pub async fn templates(
                 steps: row.steps,
                 description: row.description,
                 registered_at: row.registered_at,
+                deprecated: deprecation(row.deprecated_at, row.deprecated_by, row.deprecation_reason),
             })
         })
         .collect()
@@ -81,7 +85,8 @@ pub async fn template(
     version: &str,
 ) -> Result<Option<(TemplateRecord, Box<RawValue>)>, StoreError> {
     let row = sqlx::query!(
-        r#"SELECT v.hash, v.registered_at, t.content::text AS "content!", t.content ->> 'description' AS description,
+        r#"SELECT v.hash, v.registered_at, v.deprecated_at, v.deprecated_by, v.deprecation_reason,
+                  t.content::text AS "content!", t.content ->> 'description' AS description,
                   jsonb_array_length(t.content -> 'steps')::bigint AS "steps!"
            FROM tasker.template_versions v JOIN tasker.templates t ON t.hash = v.hash
            WHERE v.namespace = $1 AND v.name = $2 AND v.version = $3"#,
@@ -100,6 +105,15 @@ pub async fn template(
         steps: row.steps,
         description: row.description,
         registered_at: row.registered_at,
+        deprecated: deprecation(row.deprecated_at, row.deprecated_by, row.deprecation_reason),
     };
     Ok(Some((record, json(row.content)?)))
+}
+
+fn deprecation(
+    at: Option<DateTime<Utc>>,
+    by: Option<String>,
+    reason: Option<String>,
+) -> Option<(DateTime<Utc>, String, String)> {
+    Some((at?, by?, reason?))
 }

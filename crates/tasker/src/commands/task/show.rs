@@ -17,6 +17,7 @@ pub(super) fn task(task: &TaskResponse) -> String {
         ("task", Some(task.task_uuid.to_string())),
         ("template", Some(format!("{}/{} {}", task.namespace, task.name, task.version))),
         ("status", Some(task.status.to_string())),
+        ("refused", task.refusal.as_ref().map(|refusal| format!("{} ({})", refusal.message, refusal.code))),
         ("progress", Some(progress)),
         ("failed", (task.failed_steps > 0).then(|| format!("{} steps", task.failed_steps))),
         ("created", Some(time(task.created_at))),
