@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use tasker_lifecycle::template::{FailureStrategy, Template};
+use tasker_lifecycle::template::{BatchConfig, FailureStrategy, Template};
 use tasker_lifecycle::{Expansion, StepIndex};
 pub use tasker_shared::follows::Cursor;
 use tasker_shared::follows::{NO_BATCH, cursors, worker_name};
@@ -151,6 +151,19 @@ fn beside(more: impl Serialize, key: &str, outcome: Value) -> Result<Map<String,
 }
 
 impl StepContext {
+    /// How the template wants this batchable step split: `batch_size` and `cursor_field` are for the handler to obey.
+    ///
+    /// # Errors
+    /// A permanent `validation_error` where the step has no `batch_config`.
+    pub fn batch_config(&self) -> Result<&BatchConfig, StepError> {
+        self.0
+            .template
+            .step(self.0.pattern)
+            .batch_config
+            .as_ref()
+            .ok_or_else(|| StepError::permanent("this step has no batch_config").with_class("validation_error"))
+    }
+
     /// The batch that this batch worker is to work on.
     ///
     /// # Errors

@@ -77,6 +77,8 @@ async fn faults_two_parents_that_finish_at_the_same_instant_start_their_child_on
     let mut world = World::new(&database.url);
     world.set("TASKER__ACTOR__BATCH_MAX", "1");
     world.set("TASKER__ACTOR__LANES", "3");
+    // The sweep would decide on both parents at once, where the queue is slow.
+    world.set("TASKER__SWEEP__INTERVAL_MS", "30000");
     let (_first, one) = world.server().await;
     let (_second, other) = world.server().await;
     let _worker = world.worker(None);

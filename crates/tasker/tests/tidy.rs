@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -187,6 +187,60 @@ fn links_in_documents_lead_somewhere() {
     one_found(&dead_links(&here, "see [it](no/such/file.md)"));
     one_found(&dead_links(&here, "# One\nsee [it](#two)"));
     none(&dead_links(&here, "# One `x`\nsee [it](Cargo.toml), [that](#one-x), [web](https://example.com)"));
+}
+
+#[test]
+fn every_option_of_a_template_is_on_the_page_of_patterns() {
+    let page = fs::read_to_string(root().join("docs/patterns.md")).unwrap();
+    let reader = fs::read_to_string(root().join("crates/tasker-lifecycle/src/template/read.rs")).unwrap();
+    let keys = option_keys(&reader);
+    assert!(keys.len() > 35, "the lists of keys are read: {keys:?}");
+    let tests: BTreeSet<String> = files(is_rust).iter().flat_map(|(_, text)| test_names(text)).collect();
+    none(&missing_options(&page, &keys, &tests));
+    let known = BTreeSet::from(["it_works".to_owned()]);
+    none(&missing_options("| `a.pool` | x | `it_works` |", &["pool".to_owned()], &known));
+    one_found(&missing_options("| `a.pool` | x | `it_works` |", &["pool".to_owned(), "type".to_owned()], &known));
+    one_found(&missing_options("| `pool` | x | `it_does_not` |", &["pool".to_owned()], &known));
+    one_found(&missing_options("| `pool`, `pool` | x | `it_works` |", &["pool".to_owned()], &known));
+}
+
+/// The strings of every list of keys in the reader of templates.
+fn option_keys(reader: &str) -> Vec<String> {
+    let lists = reader.split("_KEYS: &[&str]").skip(1).chain(reader.split("const KEYS: &[&str]").skip(1));
+    let mut keys: Vec<String> = lists
+        .filter_map(|rest| rest.split_once(';'))
+        .flat_map(|(list, _)| list.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+fn test_names(text: &str) -> Vec<String> {
+    text.lines().filter_map(|line| function_name(line.trim_start())).collect()
+}
+
+/// Keys without a row, rows without a test, and options that are there twice.
+fn missing_options(page: &str, keys: &[String], tests: &BTreeSet<String>) -> Vec<String> {
+    let mut offences = Vec::new();
+    let mut seen = BTreeSet::new();
+    for row in page.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        for option in cells[0].split('`').skip(1).step_by(2) {
+            if !seen.insert(option.to_owned()) {
+                offences.push(format!("docs/patterns.md: `{option}` is there twice"));
+            }
+        }
+        let proof = cells.last().unwrap().trim().trim_matches('`');
+        if !tests.contains(proof) {
+            offences.push(format!("docs/patterns.md: there is no test {proof}"));
+        }
+    }
+    let last = |option: &String| option.rsplit(['.', ']']).next().unwrap().to_owned();
+    let shown: BTreeSet<String> = seen.iter().map(last).collect();
+    let missing = keys.iter().filter(|key| !shown.contains(*key));
+    offences.extend(missing.map(|key| format!("docs/patterns.md: the option `{key}` is missing")));
+    offences
 }
 
 fn wrong_arrows(path: &str, manifest: &str) -> Vec<String> {

@@ -9,9 +9,6 @@ use crate::catalogue::{self, Product};
 use crate::files::{self, FileError};
 use crate::money::Cents;
 
-/// Rows of one batch; the template's `batch_config.batch_size` says the same to people.
-const BATCH_ROWS: u64 = 200;
-
 #[derive(Deserialize)]
 struct Input {
     products_file: String,
@@ -34,7 +31,7 @@ async fn split(ctx: StepContext) -> Result<StepOutcome, StepError> {
     let input: Input = ctx.input()?;
     let text = files::read_text(&input.products_file).await?;
     let products = parsed(&input, &text)?.len();
-    let cursors = Cursor::ranges(u64::try_from(products)?, BATCH_ROWS);
+    let cursors = Cursor::ranges(u64::try_from(products)?, ctx.batch_config()?.batch_size);
     StepOutcome::batches(cursors, json!({"products": products, "fingerprint": files::fingerprint(&text)}))
 }
 

@@ -39,7 +39,9 @@ fn handlers(gauge: &Arc<Gauge>) -> impl Fn(&mut HandlerRegistry) + use<> {
     move |registry: &mut HandlerRegistry| {
         registry.register_fn("split", async |ctx: StepContext| {
             let items: u64 = ctx.get_input("items")?;
-            StepOutcome::batches(Cursor::ranges(items, 10), json!({"items": items}))
+            let config = ctx.batch_config()?;
+            let field = config.cursor_field.clone();
+            StepOutcome::batches(Cursor::ranges(items, config.batch_size), json!({"items": items, "field": field}))
         });
         let gauge = Arc::clone(&gauge);
         registry.register_fn("work", move |ctx: StepContext| {
@@ -91,6 +93,17 @@ async fn every_batch_is_worked_on_once_and_no_more_at_once_than_allowed() {
         .await;
         assert!(gauge.most.load(Ordering::SeqCst) <= parallelism);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_handler_that_splits_reads_its_batch_config() {
+    let template = template("fail_fast", 3).replace("batch_size: 10, ", "batch_size: 25, ");
+    Bench::on_both(&template, handlers(&Arc::default()), async |bench| {
+        let task = bench.completes(json!({"items": 60})).await;
+        assert_eq!(bench.letters(task).await, "C.CCCC");
+        assert_eq!(bench.result(task, 0).await["field"], "id");
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
