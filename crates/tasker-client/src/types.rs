@@ -21,7 +21,7 @@ pub use analytics::{Bottlenecks, BottlenecksQuery, ExecutionTimes, Performance, 
 pub use bulk::{BulkRequest, BulkResponse, BulkResult};
 pub use dead_letter::{
     DlqEntry, DlqFigures, DlqFiling, DlqList, DlqQuery, DlqStats, DlqUpdate, Investigation, InvestigationQuery,
-    InvestigationQueue, Resolution, ResolutionStatus,
+    InvestigationQueue, Resolution, ResolutionStatus, StaleTask, StalenessReport,
 };
 pub use error::{ErrorBody, ErrorDetail};
 pub use explain::{Explanation, HandlerInfo, HandlerList, StepExplanation, StepReason, WaitedFor};

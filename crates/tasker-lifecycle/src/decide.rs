@@ -26,7 +26,7 @@ pub const MAX_TICKET_DELAY_MS: u64 = 60_000;
 /// # Errors
 /// [`Refused`] for an event that never could apply.
 pub fn decide(task: &Task, event: &Event, now: Timestamp) -> Result<Decision, Refused> {
-    let mut next = Next { task, now, decision: Decision::default(), cancelled: false };
+    let mut next = Next { task, now, decision: Decision::default(), ends: None };
     match *event {
         Event::Started => next.started(),
         Event::Reported { step, attempt, nonce, ref outcome } => {
@@ -41,6 +41,8 @@ pub fn decide(task: &Task, event: &Event, now: Timestamp) -> Result<Decision, Re
             next.due(step, nonce);
         }
         Event::Cancelled => next.cancelled()?,
+        Event::Expired if task.state().is_terminal() => {}
+        Event::Expired => next.end(TaskState::Error),
         Event::StepReset { step } => match next.state_of(step)? {
             StepState::Error if !next.is_told(step) => next.reset(step),
             state => return Err(Refused::NotRepairable(step, state)),
@@ -79,8 +81,8 @@ impl Decision {
         for transition in &self.transitions {
             evolve(task, transition);
         }
-        if let Some((_, TaskState::Cancelled)) = self.task {
-            task.cancel();
+        if let Some((_, to @ (TaskState::Cancelled | TaskState::Error))) = self.task {
+            task.end(to);
         }
         task.start();
     }
@@ -97,7 +99,8 @@ struct Next<'a> {
     task: &'a Task,
     now: Timestamp,
     decision: Decision,
-    cancelled: bool,
+    /// The state that the task is put into, whatever its steps are like.
+    ends: Option<TaskState>,
 }
 
 impl Next<'_> {
@@ -153,17 +156,23 @@ impl Next<'_> {
         self.enqueue(step, live.attempts);
     }
 
-    /// Everything that has not ended is cancelled and what held it is withdrawn.
     fn cancelled(&mut self) -> Result<(), Refused> {
         match self.task.state() {
-            TaskState::Cancelled => return Ok(()),
-            state if state.is_terminal() => return Err(Refused::AlreadyEnded(state)),
-            _ => self.cancelled = true,
+            TaskState::Cancelled => Ok(()),
+            state if state.is_terminal() => Err(Refused::AlreadyEnded(state)),
+            _ => {
+                self.end(TaskState::Cancelled);
+                Ok(())
+            }
         }
+    }
+
+    /// Everything that has not ended is cancelled and what held it is withdrawn.
+    fn end(&mut self, state: TaskState) {
+        self.ends = Some(state);
         for at in 0..self.task.steps().len() {
             self.cancel_step(StepIndex::from(at));
         }
-        Ok(())
     }
 
     fn cancel_step(&mut self, step: StepIndex) {
@@ -488,13 +497,13 @@ impl Next<'_> {
 
     /// The task's own state is computed, and its end is an effect.
     fn finish(mut self) -> Decision {
-        if self.decision.transitions.is_empty() && !self.cancelled {
+        if self.decision.transitions.is_empty() && self.ends.is_none() {
             return self.decision;
         }
         let from = self.task.state();
         let made = self.decision.expand.map_or(0, |expand| expand.count);
         let moved = || self.task.state_after(made, &self.decision.transitions);
-        let to = if self.cancelled { TaskState::Cancelled } else { moved() };
+        let to = self.ends.unwrap_or_else(moved);
         if from != to {
             self.decision.task = Some((from, to));
             if to.is_terminal() || to == TaskState::BlockedByFailures {

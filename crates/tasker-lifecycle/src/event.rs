@@ -34,6 +34,8 @@ pub enum Event {
     },
     /// Somebody cancelled the task.
     Cancelled,
+    /// The task has passed a bound of its life, and its template says that it ends in error then.
+    Expired,
     /// An operator grants a failed step a new budget of attempts.
     StepReset {
         /// The step to try again.
@@ -168,6 +170,8 @@ pub enum Cause {
     Due,
     /// A cancel.
     Cancelled,
+    /// A bound of the task's life.
+    Expired,
     /// `reset_for_retry`.
     StepReset,
     /// `resolve_manually`.
@@ -218,6 +222,7 @@ impl Event {
             Self::Reported { .. } => Cause::Reported,
             Self::Due { .. } => Cause::Due,
             Self::Cancelled => Cause::Cancelled,
+            Self::Expired => Cause::Expired,
             Self::StepReset { .. } => Cause::StepReset,
             Self::StepResolved { .. } => Cause::StepResolved,
             Self::StepCompleted { .. } => Cause::StepCompleted,
@@ -232,6 +237,6 @@ pub const fn passing_states(cause: Cause) -> &'static [TaskState] {
         Cause::Started => &[TaskState::Initializing, TaskState::EnqueuingSteps],
         Cause::Reported | Cause::StepCompleted | Cause::StepResolved => &[TaskState::EvaluatingResults],
         Cause::Due | Cause::StepReset => &[TaskState::EnqueuingSteps],
-        Cause::Cancelled => &[],
+        Cause::Cancelled | Cause::Expired => &[],
     }
 }

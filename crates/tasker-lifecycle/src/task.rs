@@ -25,7 +25,8 @@ pub struct Task {
     pub(crate) tolerated: u32,
     /// The batch workers behind the steps of the template.
     pub(crate) expansions: Vec<Expansion>,
-    cancelled: bool,
+    /// The state that the task was put into, whatever its steps are like: cancelled, or error.
+    ended: Option<TaskState>,
     started: bool,
 }
 
@@ -166,7 +167,7 @@ impl Task {
         let live: BTreeMap<StepIndex, Live> =
             serde_json::from_str(&stored.sparse).map_err(|e| corrupt(format!("sparse column: {e}")))?;
         task.live = live;
-        task.cancelled = stored.state == TaskState::Cancelled;
+        task.ended = Some(stored.state).filter(|state| matches!(state, TaskState::Cancelled | TaskState::Error));
         task.started = stored.state != TaskState::Pending;
         task.check().map_err(corrupt)?;
         if task.state() != stored.state {
@@ -181,9 +182,8 @@ impl Task {
             counts[*step as usize] += 1;
         }
         let (waiting, live) = (Vec::new(), BTreeMap::new());
-        let (cancelled, started) = (false, true);
-        let mut task =
-            Self { id, template, steps, waiting, live, counts, tolerated: 0, expansions, cancelled, started };
+        let (ended, started) = (None, true);
+        let mut task = Self { id, template, steps, waiting, live, counts, tolerated: 0, expansions, ended, started };
         for at in task.template.steps.len()..task.steps.len() {
             task.count_batch(StepIndex::from(at), StepState::NotCreated, task.steps[at]);
         }
@@ -215,8 +215,8 @@ impl Task {
             return Err("a step moved before the task started".to_owned());
         }
         let can_move = |state: &StepState| state.is_live() || *state == StepState::Pending;
-        if self.cancelled && self.steps.iter().any(can_move) {
-            return Err("a step of the cancelled task can still move".to_owned());
+        if self.ended.is_some() && self.steps.iter().any(can_move) {
+            return Err("a step of the task can still move although that was ended".to_owned());
         }
         match self.live.keys().next_back() {
             Some(last) if last.at() >= self.steps.len() => Err(format!("no step {last}")),
@@ -306,7 +306,7 @@ impl Task {
     /// The task's state, computed from its steps: the first rule that fits.
     #[must_use]
     pub fn state(&self) -> TaskState {
-        state_from(self.started, self.cancelled, &self.counts, self.tolerated)
+        self.ended.unwrap_or_else(|| state_from(self.started, &self.counts, self.tolerated))
     }
 
     /// The state that the task would have after these moves, and after `made` steps came to it.
@@ -320,7 +320,7 @@ impl Task {
                 tolerated = tolerated + u32::from(*to == StepState::Error) - u32::from(*from == StepState::Error);
             }
         }
-        state_from(true, self.cancelled, &counts, tolerated)
+        self.ended.unwrap_or_else(|| state_from(true, &counts, tolerated))
     }
 
     /// Says where the ticket (or due-time row) of a live step was put.
@@ -342,8 +342,8 @@ impl Task {
         self.started = true;
     }
 
-    pub(crate) fn cancel(&mut self) {
-        self.cancelled = true;
+    pub(crate) fn end(&mut self, state: TaskState) {
+        self.ended = Some(state);
     }
 
     /// Keeps what the children of a step wait for while it moves.
@@ -384,11 +384,9 @@ impl Task {
     }
 }
 
-fn state_from(started: bool, cancelled: bool, counts: &[u32; 10], tolerated: u32) -> TaskState {
+fn state_from(started: bool, counts: &[u32; 10], tolerated: u32) -> TaskState {
     let any = |states: &[StepState]| states.iter().any(|state| counts[*state as usize] > 0);
-    if cancelled {
-        TaskState::Cancelled
-    } else if !started {
+    if !started {
         TaskState::Pending
     } else if any(&[StepState::Enqueued, StepState::InProgress]) {
         TaskState::StepsInProcess

@@ -99,7 +99,8 @@ fn started(template: &Arc<Template>) -> World {
 /// A life without an operator is over exactly where the task is complete, cancelled or blocked.
 fn check_rest(world: &World) {
     let state = world.task.state();
-    let is_end = matches!(state, TaskState::Complete | TaskState::Cancelled | TaskState::BlockedByFailures);
+    let ends = [TaskState::Complete, TaskState::Error, TaskState::Cancelled, TaskState::BlockedByFailures];
+    let is_end = ends.contains(&state);
     assert_eq!(world.is_at_rest(), is_end, "{state}: {:?}", world.task.steps());
     if state == TaskState::BlockedByFailures {
         assert!(world.task.count(StepState::Error) > 0, "blocked without a failure");
@@ -112,6 +113,7 @@ fn check_rest(world: &World) {
         for event in [
             Event::Started,
             Event::Cancelled,
+            Event::Expired,
             Event::StepReset { step },
             Event::StepResolved { step },
             Event::StepCompleted { step, follows: Follows::Nothing },
@@ -157,6 +159,11 @@ impl Search {
         let mut cancelled = world.clone();
         if cancelled.apply(Event::Cancelled).is_ok_and(|decision| !decision.is_empty()) {
             self.visit(&cancelled);
+        }
+        let mut expired = world.clone();
+        if !expired.apply(Event::Expired).expect("it never is refused").is_empty() {
+            assert_eq!(expired.task.state(), TaskState::Error);
+            self.visit(&expired);
         }
         self.seen.insert(key, true);
     }
@@ -209,7 +216,7 @@ fn search(steps: usize, max_attempts: u32) -> usize {
         let steps: Vec<_> = parents.into_iter().map(|parents| (parents, policy)).collect();
         let mut search = Search { seen: HashMap::new(), ends: BTreeSet::new(), commutes: true };
         search.visit(&started(&template(&steps)));
-        let ends = [TaskState::BlockedByFailures, TaskState::Complete, TaskState::Cancelled];
+        let ends = [TaskState::BlockedByFailures, TaskState::Complete, TaskState::Error, TaskState::Cancelled];
         assert_eq!(search.ends, BTreeSet::from(ends), "every end is reached");
         states += search.seen.len();
     }
@@ -238,7 +245,7 @@ fn every_life_of_decisions_and_batches_keeps_the_laws() {
     for (name, steps, commutes) in plans() {
         let mut search = Search { seen: HashMap::new(), ends: BTreeSet::new(), commutes };
         search.visit(&started(&template_of(&steps)));
-        let ends = [TaskState::BlockedByFailures, TaskState::Complete, TaskState::Cancelled];
+        let ends = [TaskState::BlockedByFailures, TaskState::Complete, TaskState::Error, TaskState::Cancelled];
         assert_eq!(search.ends, BTreeSet::from(ends), "{name}: every end is reached");
     }
 }

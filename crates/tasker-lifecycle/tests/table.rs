@@ -74,7 +74,7 @@ const fn failure(retryable: bool, retry_after_ms: u64) -> Outcome {
     Outcome::Failure { retryable, retry_after_ms: Some(retry_after_ms) }
 }
 
-const EVENTS: [(&str, Event); 15] = [
+const EVENTS: [(&str, Event); 16] = [
     ("`started`", Event::Started),
     ("`reported`: success", reported(2, PRESENT, Outcome::Success(Follows::Nothing))),
     ("`reported`: retryable failure, wait up to 60 s", reported(2, PRESENT, failure(true, MAX_TICKET_DELAY_MS))),
@@ -87,6 +87,7 @@ const EVENTS: [(&str, Event); 15] = [
     ("`due`", Event::Due { step: STEP, nonce: PRESENT }),
     ("`due` with another nonce", Event::Due { step: STEP, nonce: OTHER }),
     ("`cancelled`", Event::Cancelled),
+    ("`expired`", Event::Expired),
     ("`step_reset`", Event::StepReset { step: STEP }),
     ("`step_resolved`", Event::StepResolved { step: STEP }),
     ("`step_completed`", Event::StepCompleted { step: STEP, follows: Follows::Nothing }),
@@ -135,7 +136,7 @@ fn every_mixture_of_steps_has_the_state_of_the_first_rule_that_fits() {
         let all = |states: &[StepState]| steps.iter().all(|step| states.contains(step));
         let mut expected = vec![*expected];
         if steps.iter().all(|step| !step.is_live() && *step != StepState::Pending) {
-            expected.push(TaskState::Cancelled);
+            expected.extend([TaskState::Error, TaskState::Cancelled]);
         }
         if all(&[StepState::Pending]) {
             expected.insert(0, TaskState::Pending);
@@ -293,6 +294,7 @@ fn tasks(page: &mut String) {
     *page += "| Letter | State | When | Ended |\n| --- | --- | --- | --- |\n";
     let flags = [
         (TaskState::Cancelled, "it was cancelled; no step moves any more"),
+        (TaskState::Error, "it passed a bound of its life; no step moves any more"),
         (TaskState::Pending, "it has not started; seen only inside the commit that creates it"),
     ];
     let rules = RULES.iter().map(|(state, when, _)| (*state, *when));
@@ -324,11 +326,12 @@ const fn step_meaning(state: StepState) -> &'static str {
     }
 }
 
-const CAUSES: [(Cause, &str); 7] = [
+const CAUSES: [(Cause, &str); 8] = [
     (Cause::Started, "the task was created"),
     (Cause::Reported, "the report on an attempt was accepted"),
     (Cause::Due, "a row of the due-time table came due"),
     (Cause::Cancelled, "somebody cancelled the task"),
+    (Cause::Expired, "the task passed a bound of its life, and its template lets it end in error then"),
     (Cause::StepReset, "an operator gave a failed step a new budget of attempts"),
     (Cause::StepResolved, "an operator stepped over a failed step"),
     (Cause::StepCompleted, "an operator supplied the result of a step"),
@@ -364,7 +367,7 @@ waits for it alone. All of it is written in one transaction.
 
 const TASK_NOTES: &str = "
 `blocked_by_failures` is not an end: an operator's repair lets the task go on by itself, and it can be cancelled.
-`waiting_for_dependencies`, `error` and `resolved_manually` are states that no event leads to in this version.
+`waiting_for_dependencies` and `resolved_manually` are states that no event leads to in this version.
 `initializing`, `enqueuing_steps` and `evaluating_results` are passed through inside one commit and never seen at rest:
 
 ";

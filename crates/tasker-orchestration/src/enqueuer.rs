@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
 use tasker_shared::store::writes::ByHand;
-use tasker_shared::store::{StoreError, actions, checkpoints, due, sweep, tasks};
+use tasker_shared::store::{StoreError, actions, checkpoints, due, ledger, staleness, sweep, tasks};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -25,6 +25,8 @@ const SWEEP_PAGE: i64 = 2_000;
 const UNDECIDED_AGE_MS: f64 = 3_000.0;
 /// How often partitions are looked at.
 const PARTITIONS_EVERY: Duration = Duration::from_hours(1);
+/// Stale tasks of one look.
+const STALE_PAGE: i32 = 100;
 /// The most checkpoints of ended tasks that are deleted with them.
 const CHECKPOINTS: i64 = 10_000;
 
@@ -68,6 +70,7 @@ pub(crate) struct StepEnqueuer {
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     after: Option<TaskId>,
+    stale_after: Option<TaskId>,
     partitions_at: Option<Instant>,
 }
 
@@ -158,6 +161,7 @@ impl StepEnqueuer {
         let taken = events.len();
         if taken == 0 {
             events = self.sweep_page(conn).await?;
+            events.extend(self.stale(conn).await?);
         }
         let ids: BTreeSet<TaskId> = events.iter().map(|(task, _)| *task).collect();
         let mut carried = Carried::default();
@@ -206,6 +210,26 @@ impl StepEnqueuer {
         }
         self.sweep.lock().expect("no panic while held").after = last;
         Ok(found)
+    }
+
+    /// Tasks that have passed a bound of their life: those that are to be filed are, those that are to end are told.
+    async fn stale(&self, conn: &mut PgConnection) -> Result<Vec<(TaskId, Event)>, StoreError> {
+        let after = self.sweep.lock().expect("no panic while held").stale_after;
+        let found = staleness::stale(conn, after, STALE_PAGE).await?;
+        let mut expired = Vec::new();
+        for stale in &found {
+            if stale.files && !stale.is_filed {
+                ledger::file_task(conn, stale.task, "stale", &self.parts.name).await?;
+            }
+            if stale.fails {
+                tracing::warn!(task = %stale.task, bound = stale.bound, minutes = stale.minutes, "a task has passed a bound of its life and ends in error");
+                expired.push((stale.task, Event::Expired));
+            }
+        }
+        let full = found.len() == usize::try_from(STALE_PAGE).unwrap_or(usize::MAX);
+        let last = found.last().map(|stale| stale.task).filter(|_| full);
+        self.sweep.lock().expect("no panic while held").stale_after = last;
+        Ok(expired)
     }
 
     async fn locked(&self, conn: &mut PgConnection, ids: &[TaskId]) -> Result<Advance, StoreError> {

@@ -162,6 +162,7 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
         .routes(routes!(dlq::of_task, dlq::file))
         .routes(routes!(dlq::update))
         .routes(routes!(dlq::queue))
+        .routes(routes!(dlq::stale))
         .routes(routes!(dlq::stats))
         .routes(routes!(explain::handlers))
         .routes(routes!(explain::handlers_of))

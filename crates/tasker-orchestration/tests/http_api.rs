@@ -318,7 +318,7 @@ async fn every_documented_route_is_there_and_every_route_is_documented() {
         }
     }
     let expected = "DELETE /v1/tasks/{uuid}, DELETE /v1/templates/{namespace}/{name}/{version}/deprecate, GET /api-docs/openapi.json, GET /api-docs/ui, GET /config, GET /health, \
-        GET /health/detailed, GET /health/live, GET /health/ready, GET /live, GET /metrics, GET /ready, GET /v1/analytics/bottlenecks, GET /v1/analytics/performance, GET /v1/dlq, GET /v1/dlq/investigation-queue, GET /v1/dlq/stats, GET /v1/dlq/task/{uuid}, GET /v1/handlers, GET /v1/handlers/{namespace}, GET /v1/handlers/{namespace}/{name}, GET /v1/tasks, \
+        GET /health/detailed, GET /health/live, GET /health/ready, GET /live, GET /metrics, GET /ready, GET /v1/analytics/bottlenecks, GET /v1/analytics/performance, GET /v1/dlq, GET /v1/dlq/investigation-queue, GET /v1/dlq/staleness, GET /v1/dlq/stats, GET /v1/dlq/task/{uuid}, GET /v1/handlers, GET /v1/handlers/{namespace}, GET /v1/handlers/{namespace}/{name}, GET /v1/tasks, \
         GET /v1/tasks/{uuid}, GET /v1/tasks/{uuid}/events, GET /v1/tasks/{uuid}/explain, GET /v1/tasks/{uuid}/graph, GET /v1/tasks/{uuid}/history, \
         GET /v1/tasks/{uuid}/wait, GET /v1/tasks/{uuid}/workflow_steps, GET /v1/tasks/{uuid}/workflow_steps/{step_uuid}, \
         GET /v1/tasks/{uuid}/workflow_steps/{step_uuid}/audit, GET /v1/templates, \

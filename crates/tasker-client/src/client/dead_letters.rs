@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::{Client, ClientError};
 use crate::types::{
     DlqEntry, DlqFiling, DlqList, DlqQuery, DlqStats, DlqUpdate, InvestigationQuery, InvestigationQueue,
+    StalenessReport,
 };
 
 impl Client {
@@ -48,6 +49,14 @@ impl Client {
     /// Every [`ClientError`].
     pub async fn investigation_queue(&self, query: &InvestigationQuery) -> Result<InvestigationQueue, ClientError> {
         self.send(self.get(&["v1", "dlq", "investigation-queue"]).query(query)).await
+    }
+
+    /// Live tasks that have passed a bound of their life. Looking changes nothing.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn stale_tasks(&self, query: &InvestigationQuery) -> Result<StalenessReport, ClientError> {
+        self.send(self.get(&["v1", "dlq", "staleness"]).query(query)).await
     }
 
     /// How many entries there are of which reason.

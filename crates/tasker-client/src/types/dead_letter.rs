@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use tasker_lifecycle::TaskState;
+
 use super::{Pagination, RawJson};
 
 /// What became of the investigation of an entry.
@@ -202,4 +204,39 @@ impl ResolutionStatus {
             Self::Cancelled => "cancelled",
         }
     }
+}
+
+/// Answer of `GET /v1/dlq/staleness`.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+pub struct StalenessReport {
+    /// Live tasks that have passed a bound, by id.
+    pub tasks: Vec<StaleTask>,
+}
+
+/// A live task that has passed a bound of its template's `lifecycle`.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+pub struct StaleTask {
+    /// The task.
+    pub task_uuid: Uuid,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its template.
+    pub task_name: String,
+    /// Its state.
+    #[schema(value_type = String)]
+    pub current_state: TaskState,
+    /// Since when the bound counts: its creation, or the moment at which it came into this state.
+    pub since: DateTime<Utc>,
+    /// How long ago that is.
+    pub minutes: i64,
+    /// The key under `lifecycle`.
+    pub bound: String,
+    /// What the template says under that key.
+    pub bound_minutes: i64,
+    /// Whether it has its dead letter entry.
+    pub is_filed: bool,
+    /// Whether the next look files one.
+    pub will_be_filed: bool,
+    /// Whether the next look ends it in error.
+    pub will_end_in_error: bool,
 }

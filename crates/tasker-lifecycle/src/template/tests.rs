@@ -322,14 +322,10 @@ fn what_is_not_acted_on_is_named() {
         paths,
         [
             "domain_events",
-            "lifecycle",
-            "steps[0].type",
             "steps[0].publishes_events",
             "steps[0].uses",
-            "steps[0].batch_config",
             "steps[0].handler.method",
             "steps[0].handler.resolver",
-            "steps[1].type",
         ]
     );
     assert_round_trip(&template);

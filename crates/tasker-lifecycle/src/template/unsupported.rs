@@ -1,6 +1,6 @@
 //! What a template may say and this version of the engine does not act on.
 
-use super::model::{Lifecycle, StepTemplate, Template};
+use super::model::{StepTemplate, Template};
 use super::problem::{Findings, Path, Problem};
 
 pub(super) fn find(template: &Template) -> Vec<Problem> {
@@ -8,9 +8,6 @@ pub(super) fn find(template: &Template) -> Vec<Problem> {
     let root = Path::Root;
     if !template.domain_events.is_empty() {
         refuse(&Path::Key(&root, "domain_events"), "domain events are not published yet", &mut out);
-    }
-    if template.lifecycle != Lifecycle::default() {
-        refuse(&Path::Key(&root, "lifecycle"), "bounds on a task's life are not watched yet", &mut out);
     }
     let steps = Path::Key(&root, "steps");
     for (index, step) in template.steps.iter().enumerate() {

@@ -9,10 +9,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tasker_client::types::{
     DlqEntry, DlqFigures, DlqFiling, DlqList, DlqQuery, DlqStats, DlqUpdate, Investigation, InvestigationQuery,
-    InvestigationQueue, Pagination, ResolutionStatus,
+    InvestigationQueue, Pagination, ResolutionStatus, StaleTask, StalenessReport,
 };
 use tasker_lifecycle::{StepIndex, TaskId};
 use tasker_shared::store::ledger::{self, Before, Entry, Filed, Urgent};
+use tasker_shared::store::staleness::{self, Stale};
 use uuid::Uuid;
 
 use super::error::ApiError;
@@ -114,6 +115,35 @@ pub(super) async fn update(
     let found = ledger::resolve(&mut conn, entry, update.resolution_status.as_str(), &notes, &by).await?;
     drop(conn);
     if found { Ok(Json(one(&api, entry).await?)) } else { Err(ApiError::not_found("dead letter entry")) }
+}
+
+#[utoipa::path(get, path = "/v1/dlq/staleness", tag = "dlq", params(InvestigationQuery),
+    responses((status = 200, description = "Live tasks that have passed a bound of their template's `lifecycle`, and what follows.",
+        body = StalenessReport), Refusals))]
+/// What has waited or run for too long. Looking changes nothing.
+pub(super) async fn stale(
+    State(api): State<Api>,
+    Params(query): Params<InvestigationQuery>,
+) -> Result<Json<StalenessReport>, ApiError> {
+    let limit = limit_of(query.limit)?;
+    let now = tasker_shared::store::to_sql(api.engine.parts.now());
+    let mut conn = api.engine.pool().acquire().await?;
+    let found = staleness::stale(&mut conn, None, i32::try_from(limit).unwrap_or(i32::MAX)).await?;
+    drop(conn);
+    let told = |stale: Stale| StaleTask {
+        task_uuid: stale.task.uuid(),
+        namespace: stale.namespace,
+        task_name: stale.name,
+        current_state: stale.state,
+        since: stale.since,
+        minutes: (now - stale.since).num_minutes().max(0),
+        bound: stale.bound,
+        bound_minutes: stale.minutes,
+        is_filed: stale.is_filed,
+        will_be_filed: stale.files && !stale.is_filed,
+        will_end_in_error: stale.fails,
+    };
+    Ok(Json(StalenessReport { tasks: found.into_iter().map(told).collect() }))
 }
 
 #[utoipa::path(get, path = "/v1/dlq/investigation-queue", tag = "dlq", params(InvestigationQuery),

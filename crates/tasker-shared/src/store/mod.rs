@@ -24,6 +24,7 @@ pub mod queues;
 pub mod refusals;
 pub mod reports;
 pub mod schema;
+pub mod staleness;
 pub mod sweep;
 pub mod tasks;
 pub mod templates;

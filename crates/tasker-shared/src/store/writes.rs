@@ -485,6 +485,7 @@ pub fn cause_name(cause: Cause) -> &'static str {
         Cause::Reported => "reported",
         Cause::Due => "due",
         Cause::Cancelled => "cancelled",
+        Cause::Expired => "expired",
         Cause::StepReset => "step_reset",
         Cause::StepResolved => "step_resolved",
         Cause::StepCompleted => "step_completed",

@@ -61,6 +61,12 @@ pub(crate) enum DlqCommand {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
         limit: u32,
     },
+    /// List tasks that have passed a bound of their life, and what follows; looking changes nothing
+    Stale {
+        /// At most this many
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
+        limit: u32,
+    },
     /// Write down what was found out about an entry
     Update {
         /// The entry's id

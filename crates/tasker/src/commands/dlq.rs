@@ -3,6 +3,7 @@
 use tasker_client::Client;
 use tasker_client::types::{
     DlqEntry, DlqFiling, DlqList, DlqQuery, DlqStats, DlqUpdate, InvestigationQuery, InvestigationQueue,
+    StalenessReport,
 };
 
 use crate::cli::DlqCommand;
@@ -20,6 +21,10 @@ pub(super) async fn run(command: DlqCommand, client: &Client, output: &Output) -
         DlqCommand::Queue { limit } => {
             let query = InvestigationQuery { limit: Some(limit) };
             output.value(&client.investigation_queue(&query).await?, queue)?;
+        }
+        DlqCommand::Stale { limit } => {
+            let query = InvestigationQuery { limit: Some(limit) };
+            output.value(&client.stale_tasks(&query).await?, stale)?;
         }
         DlqCommand::Update { entry, status, notes, by } => {
             let resolution_status = status.into();
@@ -85,6 +90,26 @@ fn entry(entry: &DlqEntry) -> String {
         ("notes", entry.resolution_notes.clone()),
         ("snapshot", entry.task_snapshot.as_ref().map(|snapshot| snapshot.get().to_owned())),
     ])
+}
+
+fn stale(report: &StalenessReport) -> String {
+    let rows = report.tasks.iter().map(|task| {
+        let follows = match (task.will_end_in_error, task.will_be_filed, task.is_filed) {
+            (true, _, _) => "ends in error",
+            (false, true, _) => "is filed",
+            (false, false, true) => "was filed",
+            (false, false, false) => "nothing",
+        };
+        [
+            format!("{}/{}", task.namespace, task.task_name),
+            task.current_state.to_string(),
+            format!("{} of {}", task.minutes, task.bound_minutes),
+            task.bound.clone(),
+            follows.to_owned(),
+            task.task_uuid.to_string(),
+        ]
+    });
+    table(["TEMPLATE", "STATE", "MINUTES", "BOUND", "FOLLOWS", "TASK"], rows, "nothing is stale")
 }
 
 fn queue(queue: &InvestigationQueue) -> String {
