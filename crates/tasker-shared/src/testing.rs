@@ -175,6 +175,8 @@ async fn make_template(admin: &PgConnectOptions, conn: &mut PgConnection, name: 
         panic!("the migrations fail on an empty database: {error}");
     }
     pool.close().await;
+    // A connection that was on its way back when the pool closed may stay open for as long as there is a pool.
+    drop(pool);
     run_unused(conn, &format!("ALTER DATABASE {unfinished} RENAME TO {name}")).await;
 }
 
