@@ -216,6 +216,38 @@ BEGIN
     END IF;
 END $$;
 
+CREATE FUNCTION tasker.stale_tasks(after uuid, most integer) RETURNS TABLE(task_uuid uuid, namespace text, name text, state text, since timestamp with time zone, bound text, minutes bigint, files boolean, fails boolean, is_filed boolean)
+    LANGUAGE sql STABLE
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+    WITH bounded AS MATERIALIZED (
+        SELECT c.hash, c.content -> 'lifecycle' AS l FROM tasker.templates c WHERE coalesce(
+            c.content -> 'lifecycle' ->> 'max_duration_minutes',
+            c.content -> 'lifecycle' ->> 'max_waiting_for_dependencies_minutes',
+            c.content -> 'lifecycle' ->> 'max_waiting_for_retry_minutes',
+            c.content -> 'lifecycle' ->> 'max_steps_in_process_minutes') IS NOT NULL
+    )
+    SELECT t.task_uuid, t.namespace, t.name, t.state, passed.since, passed.bound, passed.minutes,
+           b.l ->> 'staleness_action' = 'dlq' OR (b.l ->> 'auto_dlq_on_timeout')::boolean,
+           b.l ->> 'staleness_action' = 'error' OR (b.l ->> 'auto_fail_on_timeout')::boolean,
+           EXISTS (SELECT FROM tasker.dead_letters d WHERE d.task_uuid = t.task_uuid AND d.step IS NULL AND d.reason = 'stale')
+    FROM bounded b
+    JOIN tasker.tasks t ON t.template_hash = b.hash AND t.ended_at IS NULL AND t.task_uuid > after
+    CROSS JOIN LATERAL (
+        SELECT v.bound, v.since, v.minutes
+        FROM (VALUES
+            (1, 'max_duration_minutes', t.created_at, (b.l ->> 'max_duration_minutes')::bigint),
+            (2, 'max_' || t.state || '_minutes',
+             (SELECT max(h.at) FROM tasker.history h
+              WHERE h.task_uuid = t.task_uuid AND h.to_state = t.state AND h.from_state <> h.to_state),
+             (b.l ->> ('max_' || t.state || '_minutes'))::bigint)
+        ) AS v (rank, bound, since, minutes)
+        WHERE v.since < clock_timestamp() - v.minutes * interval '1 minute'
+        ORDER BY v.rank LIMIT 1
+    ) passed
+    ORDER BY t.task_uuid LIMIT most
+$$;
+
 CREATE FUNCTION tasker.submit_task(namespace text, name text, context jsonb DEFAULT '{}'::jsonb, version text DEFAULT NULL::text, priority integer DEFAULT 0, idempotency_key text DEFAULT NULL::text, correlation_id uuid DEFAULT NULL::uuid, parent_correlation_id uuid DEFAULT NULL::uuid, initiator text DEFAULT NULL::text, source_system text DEFAULT NULL::text, reason text DEFAULT NULL::text, tags text[] DEFAULT '{}'::text[]) RETURNS uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'tasker', 'pg_temp'
@@ -636,6 +668,8 @@ CREATE INDEX task_details_by_correlation ON ONLY tasker.task_details USING btree
 CREATE INDEX tasks_by_name ON ONLY tasker.tasks USING btree (namespace, name, task_uuid);
 
 CREATE INDEX tasks_live ON ONLY tasker.tasks USING btree (task_uuid) WHERE (ended_at IS NULL);
+
+CREATE INDEX templates_bounded ON tasker.templates USING btree (hash) WHERE (COALESCE(((content -> 'lifecycle'::text) ->> 'max_duration_minutes'::text), ((content -> 'lifecycle'::text) ->> 'max_waiting_for_dependencies_minutes'::text), ((content -> 'lifecycle'::text) ->> 'max_waiting_for_retry_minutes'::text), ((content -> 'lifecycle'::text) ->> 'max_steps_in_process_minutes'::text)) IS NOT NULL);
 
 ALTER TABLE ONLY tasker.queues
     ADD CONSTRAINT queues_namespace_fkey FOREIGN KEY (namespace) REFERENCES tasker.namespaces(namespace);
