@@ -3,6 +3,15 @@
 
 CREATE SCHEMA tasker;
 
+CREATE FUNCTION tasker.batches(content jsonb, expansions text) RETURNS TABLE(batchable integer, worker integer, first integer, count integer)
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT (x.e ->> 0)::integer, (x.e ->> 1)::integer,
+           (jsonb_array_length(content -> 'steps') + sum((x.e ->> 2)::integer) OVER (ORDER BY x.ord) - (x.e ->> 2)::integer)::integer,
+           (x.e ->> 2)::integer
+    FROM jsonb_array_elements(expansions::jsonb) WITH ORDINALITY AS x (e, ord)
+$$;
+
 CREATE FUNCTION tasker.checkpoint(queue text, msg_id bigint, read_ct integer, nonce uuid, lease_ms bigint, task_uuid uuid, step integer, attempt integer, checkpoint text) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'
@@ -161,6 +170,13 @@ CREATE FUNCTION tasker.new_task_uuid() RETURNS uuid
     FROM (SELECT replace(gen_random_uuid()::text, '-', '') AS digits OFFSET 0) r
 $$;
 
+CREATE FUNCTION tasker.pattern(content jsonb, expansions text, step integer) RETURNS integer
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    SELECT coalesce((SELECT b.worker FROM tasker.batches(content, expansions) b
+                     WHERE step >= b.first AND step < b.first + b.count), step)
+$$;
+
 CREATE FUNCTION tasker.report(queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[], task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[], outcomes text[], retryables boolean[], retry_afters bigint[], worker text, claimed_ats timestamp with time zone[], started_ats timestamp with time zone[], ended_ats timestamp with time zone[], results text[], errors text[], metadatas text[], follows text[]) RETURNS TABLE(ord integer, verdict text)
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'
@@ -246,6 +262,19 @@ CREATE FUNCTION tasker.stale_tasks(after uuid, most integer) RETURNS TABLE(task_
         ORDER BY v.rank LIMIT 1
     ) passed
     ORDER BY t.task_uuid LIMIT most
+$$;
+
+CREATE FUNCTION tasker.step_name(content jsonb, expansions text, task uuid, step integer) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT coalesce(content -> 'steps' -> step ->> 'name', (
+        SELECT (content -> 'steps' -> b.worker ->> 'name') || '_' || coalesce((
+                   SELECT a.result -> 'batch_processing_outcome' -> 'cursor_configs' -> (step_name.step - b.first) ->> 'batch_id'
+                   FROM tasker.attempts a
+                   WHERE a.task_uuid = task AND a.step = b.batchable AND a.outcome IN ('success', 'by_hand')
+                   ORDER BY a.attempt DESC LIMIT 1), '000')
+        FROM tasker.batches(content, expansions) b
+        WHERE step_name.step >= b.first AND step_name.step < b.first + b.count))
 $$;
 
 CREATE FUNCTION tasker.submit_task(namespace text, name text, context jsonb DEFAULT '{}'::jsonb, version text DEFAULT NULL::text, priority integer DEFAULT 0, idempotency_key text DEFAULT NULL::text, correlation_id uuid DEFAULT NULL::uuid, parent_correlation_id uuid DEFAULT NULL::uuid, initiator text DEFAULT NULL::text, source_system text DEFAULT NULL::text, reason text DEFAULT NULL::text, tags text[] DEFAULT '{}'::text[]) RETURNS uuid
@@ -428,8 +457,8 @@ CREATE VIEW tasker.steps AS
     t.namespace,
     t.name AS task_name,
     ((n.ord - 1))::integer AS step,
-    (n.step ->> 'name'::text) AS step_name,
-        CASE substr(t.steps, (n.ord)::integer, 1)
+    tasker.step_name(c.content, t.expansions, t.task_uuid, ((n.ord - 1))::integer) AS step_name,
+        CASE n.letter
             WHEN 'P'::text THEN 'pending'::text
             WHEN 'Q'::text THEN 'enqueued'::text
             WHEN 'W'::text THEN 'waiting_for_retry'::text
@@ -440,15 +469,16 @@ CREATE VIEW tasker.steps AS
             ELSE NULL::text
         END AS state,
     COALESCE(((s.entry ->> 'a'::text))::integer,
-        CASE substr(t.steps, (n.ord)::integer, 1)
+        CASE n.letter
             WHEN 'C'::text THEN 1
             ELSE 0
         END) AS attempts,
     to_timestamp((((s.entry ->> 'r'::text))::double precision / ('1000000'::numeric)::double precision)) AS next_retry_at
    FROM (((tasker.tasks t
      JOIN tasker.templates c ON ((c.hash = t.template_hash)))
-     CROSS JOIN LATERAL jsonb_array_elements((c.content -> 'steps'::text)) WITH ORDINALITY n(step, ord))
-     CROSS JOIN LATERAL ( SELECT (t.sparse -> ((n.ord - 1))::text) AS entry) s);
+     CROSS JOIN LATERAL string_to_table(t.steps, NULL::text) WITH ORDINALITY n(letter, ord))
+     CROSS JOIN LATERAL ( SELECT (t.sparse -> ((n.ord - 1))::text) AS entry) s)
+  WHERE (n.letter <> ALL (ARRAY['-'::text, '.'::text]));
 
 CREATE VIEW tasker.blocked AS
  SELECT s.task_uuid,

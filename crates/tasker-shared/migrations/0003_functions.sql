@@ -154,19 +154,52 @@ LANGUAGE sql SET search_path = tasker, pg_temp AS $$
     SELECT r.ord::integer, CASE WHEN r.known THEN 'duplicate' ELSE 'refused' END FROM r
 $$;
 
+-- The batches that were made in a task of this template: whose workers are the steps from `first` on, made of which
+-- pattern.
+CREATE FUNCTION tasker.batches(content jsonb, expansions text)
+RETURNS TABLE (batchable integer, worker integer, first integer, count integer)
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT (x.e ->> 0)::integer, (x.e ->> 1)::integer,
+           (jsonb_array_length(content -> 'steps') + sum((x.e ->> 2)::integer) OVER (ORDER BY x.ord) - (x.e ->> 2)::integer)::integer,
+           (x.e ->> 2)::integer
+    FROM jsonb_array_elements(expansions::jsonb) WITH ORDINALITY AS x (e, ord)
+$$;
+
+-- The step of the template that says how this one is run: itself, or the pattern that a batch worker was made of.
+CREATE FUNCTION tasker.pattern(content jsonb, expansions text, step integer) RETURNS integer
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce((SELECT b.worker FROM tasker.batches(content, expansions) b
+                     WHERE step >= b.first AND step < b.first + b.count), step)
+$$;
+
+-- What a step is called; a batch worker by its pattern and the id of its batch.
+CREATE FUNCTION tasker.step_name(content jsonb, expansions text, task uuid, step integer) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(content -> 'steps' -> step ->> 'name', (
+        SELECT (content -> 'steps' -> b.worker ->> 'name') || '_' || coalesce((
+                   SELECT a.result -> 'batch_processing_outcome' -> 'cursor_configs' -> (step_name.step - b.first) ->> 'batch_id'
+                   FROM tasker.attempts a
+                   WHERE a.task_uuid = task AND a.step = b.batchable AND a.outcome IN ('success', 'by_hand')
+                   ORDER BY a.attempt DESC LIMIT 1), '000')
+        FROM tasker.batches(content, expansions) b
+        WHERE step_name.step >= b.first AND step_name.step < b.first + b.count))
+$$;
+
 -- Every step of every task, relationally: the public read API for people and BI tools. A live step whose
 -- ticket is claimed is shown as enqueued here; who needs `in_progress` asks the server.
 CREATE VIEW tasker.steps AS
-SELECT t.task_uuid, t.namespace, t.name AS task_name, (n.ord - 1)::integer AS step, n.step ->> 'name' AS step_name,
-       CASE substr(t.steps, n.ord::integer, 1)
+SELECT t.task_uuid, t.namespace, t.name AS task_name, (n.ord - 1)::integer AS step,
+       tasker.step_name(c.content, t.expansions, t.task_uuid, (n.ord - 1)::integer) AS step_name,
+       CASE n.letter
            WHEN 'P' THEN 'pending' WHEN 'Q' THEN 'enqueued' WHEN 'W' THEN 'waiting_for_retry' WHEN 'C' THEN 'complete'
            WHEN 'E' THEN 'error' WHEN 'X' THEN 'cancelled' WHEN 'R' THEN 'resolved_manually' END AS state,
-       coalesce((s.entry ->> 'a')::integer, CASE substr(t.steps, n.ord::integer, 1) WHEN 'C' THEN 1 ELSE 0 END) AS attempts,
+       coalesce((s.entry ->> 'a')::integer, CASE n.letter WHEN 'C' THEN 1 ELSE 0 END) AS attempts,
        to_timestamp((s.entry ->> 'r')::double precision / 1e6) AS next_retry_at
 FROM tasker.tasks t
 JOIN tasker.templates c ON c.hash = t.template_hash
-CROSS JOIN LATERAL jsonb_array_elements(c.content -> 'steps') WITH ORDINALITY AS n (step, ord)
-CROSS JOIN LATERAL (SELECT t.sparse -> ((n.ord - 1)::text) AS entry) s;
+CROSS JOIN LATERAL string_to_table(t.steps, NULL) WITH ORDINALITY AS n (letter, ord)
+CROSS JOIN LATERAL (SELECT t.sparse -> ((n.ord - 1)::text) AS entry) s
+WHERE n.letter NOT IN ('-', '.');
 
 -- Tasks that have not ended, oldest first.
 CREATE VIEW tasker.live_tasks AS

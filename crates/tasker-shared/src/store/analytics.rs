@@ -110,10 +110,13 @@ pub async fn slow_steps(
     let found = sqlx::query_as!(
         SlowStep,
         r#"WITH newest AS MATERIALIZED (
-               SELECT t.task_uuid, t.template_hash FROM tasker.tasks t WHERE t.task_uuid >= $1
+               SELECT t.task_uuid, t.template_hash, t.expansions FROM tasker.tasks t WHERE t.task_uuid >= $1
                ORDER BY t.task_uuid DESC LIMIT $4
            ), tried AS MATERIALIZED (
-               SELECT n.template_hash, a.step, a.attempt, a.outcome,
+               SELECT n.template_hash, a.attempt,
+                      CASE WHEN n.expansions IS NULL THEN a.step ELSE (
+                          SELECT tasker.pattern(c.content, n.expansions, a.step)
+                          FROM tasker.templates c WHERE c.hash = n.template_hash) END AS step, a.outcome,
                       (extract(epoch FROM a.ended_at - a.started_at) * 1000)::float8 AS ms
                FROM newest n JOIN tasker.attempts a ON a.task_uuid = n.task_uuid AND a.task_uuid >= $1
                WHERE a.started_at IS NOT NULL LIMIT $5

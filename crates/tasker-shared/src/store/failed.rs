@@ -66,20 +66,23 @@ pub async fn failed_steps(
     .await?;
     let rows = sqlx::query!(
         r#"SELECT t.task_uuid AS "task_uuid!", (n.ord - 1)::integer AS "step!", t.namespace AS "namespace!",
-                  t.name AS "name!", d.step ->> 'name' AS step_name, d.step -> 'handler' ->> 'callable' AS handler,
+                  t.name AS "name!", d.step_name, d.step -> 'handler' ->> 'callable' AS handler,
                   coalesce((t.sparse -> ((n.ord - 1)::text) ->> 'a')::integer, 0) AS "attempts!",
                   coalesce(a.error ->> 'error_type', a.outcome) AS error_type
            FROM unnest($1::uuid[]) AS u (id)
            JOIN tasker.tasks t ON t.task_uuid = u.id
            JOIN tasker.templates c ON c.hash = t.template_hash
            CROSS JOIN LATERAL string_to_table(t.steps, NULL) WITH ORDINALITY AS n (letter, ord)
-           CROSS JOIN LATERAL (SELECT c.content -> 'steps' -> (n.ord - 1)::integer AS step) d
+           CROSS JOIN LATERAL (
+               SELECT c.content -> 'steps' -> tasker.pattern(c.content, t.expansions, (n.ord - 1)::integer) AS step,
+                      tasker.step_name(c.content, t.expansions, t.task_uuid, (n.ord - 1)::integer) AS step_name
+           ) d
            LEFT JOIN tasker.attempts a ON a.task_uuid = t.task_uuid AND a.step = (n.ord - 1)::integer
                                       AND a.attempt = (t.sparse -> ((n.ord - 1)::text) ->> 'a')::integer
            WHERE t.ended_at IS NULL AND strpos(t.steps, 'E') > 0 AND n.letter = 'E'
              AND (t.task_uuid, (n.ord - 1)::integer) > ($2, $3)
              AND ($4::text IS NULL OR t.namespace = $4) AND ($5::text IS NULL OR t.name = $5)
-             AND ($6::text IS NULL OR d.step ->> 'name' = $6)
+             AND ($6::text IS NULL OR d.step_name = $6 OR d.step ->> 'name' = $6)
              AND ($7::text IS NULL OR d.step -> 'handler' ->> 'callable' = $7)
              AND ($8::text IS NULL OR coalesce(a.error ->> 'error_type', a.outcome) = $8)
            ORDER BY t.task_uuid, n.ord LIMIT $9"#,

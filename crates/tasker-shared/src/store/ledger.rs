@@ -131,7 +131,7 @@ async fn entries(conn: &mut PgConnection, ids: &[Uuid], snapshots: bool) -> Resu
     let found = sqlx::query_as!(
         Entry,
         r#"SELECT d.entry_uuid AS "entry!", d.task_uuid AS task, d.step, d.attempt, d.reason AS "reason!", d.filed_by,
-                  c.content -> 'steps' -> d.step ->> 'name' AS step_name, t.namespace AS "namespace?",
+                  tasker.step_name(c.content, t.expansions, t.task_uuid, d.step) AS step_name, t.namespace AS "namespace?",
                   t.name AS "task_name?", t.state AS "task_state?", CASE WHEN $2 THEN d.snapshot::text END AS snapshot,
                   d.resolution_status AS "resolution_status!", d.resolution_notes, d.resolved_by, d.resolved_at,
                   d.resolutions::text AS "resolutions!", d.created_at AS "created_at!"

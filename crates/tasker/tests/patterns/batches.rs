@@ -89,6 +89,10 @@ async fn every_batch_is_worked_on_once_and_no_more_at_once_than_allowed() {
             assert_eq!(bench.result(task, 2).await, joined);
             assert_eq!(bench.letters(task).await, format!("C.C{}", "C".repeat(10)));
             assert_eq!(bench.result(task, 12).await["name"], "work_010");
+            let named =
+                "SELECT count(*) FROM tasker.steps WHERE step_name IN ('split', 'join') OR step_name LIKE 'work\\_0__'";
+            assert_eq!(bench.count(named).await, 12, "the view knows every step, and not the pattern");
+            assert_eq!(bench.count("SELECT count(*) FROM tasker.steps").await, 12);
         })
         .await;
         assert!(gauge.most.load(Ordering::SeqCst) <= parallelism);

@@ -5,4 +5,5 @@ mod batches;
 mod bench;
 mod checkpoints;
 mod decisions;
+mod demo;
 mod lifecycles;
