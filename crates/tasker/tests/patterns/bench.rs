@@ -45,7 +45,7 @@ impl Bench {
     pub(crate) async fn on_both(
         template: &str,
         handlers: impl Fn(&mut HandlerRegistry),
-        test: impl AsyncFn(&mut Bench),
+        mut test: impl AsyncFnMut(&mut Bench),
     ) {
         for path in [Path::Local, Path::Queue] {
             let mut bench = Self::start(path, template, &handlers).await;

@@ -5,3 +5,4 @@ mod batches;
 mod bench;
 mod checkpoints;
 mod decisions;
+mod events;
