@@ -22,6 +22,7 @@ const REFUSED: &str = "report_refused";
 
 /// What is to be said of a claim.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are reports, and a box for each would cost more")]
 pub(crate) enum Completion {
     /// Its attempt is over.
     Report(Report),

@@ -11,7 +11,7 @@ use support::{Setup, success};
 use tasker_lifecycle::template::DeliveryMode;
 use tasker_shared::events::{DomainEvent, Published};
 use tasker_shared::messages::{Claim, Report, Verdict};
-use tasker_shared::store::reports;
+use tasker_shared::store::{reports, schema};
 use tasker_worker::{StepContext, StepOutcome};
 use uuid::Uuid;
 
@@ -88,6 +88,16 @@ async fn a_completion_publishes_if_and_only_if_its_transaction_is_committed() {
     let mut conn = setup.db.pool.acquire().await.unwrap();
     assert_eq!(reports::report(&mut conn, &[reported(&claim)]).await.unwrap(), [Verdict::Duplicate]);
     assert_eq!(setup.events().await.len(), 2);
+}
+
+#[tokio::test]
+async fn dropping_everything_drops_the_queue_of_events() {
+    let setup = Setup::new(&step("{name: a}")).await;
+    let queues = "SELECT count(*) FROM pgmq.list_queues() WHERE queue_name LIKE '%here%'";
+    assert_eq!(setup.number(queues).await, 4, "three of tickets and one of events");
+    let mut conn = setup.db.pool.acquire().await.unwrap();
+    schema::drop_everything(&mut conn).await.unwrap();
+    assert_eq!(setup.number(queues).await, 0);
 }
 
 #[tokio::test]

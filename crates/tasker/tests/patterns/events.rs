@@ -155,9 +155,9 @@ async fn a_step_that_completes_in_a_transaction_publishes_with_it() {
                 let mut tx = pool.begin().await?;
                 let outcome = ctx.complete_in(&mut tx, json!({"at": ctx.attempt()})).await?;
                 if ctx.attempt() == 1 {
-                    tx.rollback().await?
+                    tx.rollback().await?;
                 } else {
-                    tx.commit().await?
+                    tx.commit().await?;
                 }
                 Ok(outcome)
             }
