@@ -53,6 +53,14 @@ impl HandlerRegistry {
     /// event with its own payload, the step's result or error, and answers the payload to publish instead, or `None` to
     /// publish nothing. It runs with every outcome, so it should be quick.
     ///
+    /// ```
+    /// # let mut registry = tasker_worker::HandlerRegistry::new();
+    /// registry.register_publisher("receipt", |event| {
+    ///     let result: serde_json::Value = event.payload().ok()?;
+    ///     Some(serde_json::json!({ "amount": result["amount"] }))
+    /// });
+    /// ```
+    ///
     /// # Panics
     /// Where the name is taken: one of the two publishers would never run.
     pub fn register_publisher<F>(&mut self, name: impl Into<String>, publisher: F)
@@ -67,6 +75,13 @@ impl HandlerRegistry {
     /// Hears fast and broadcast events of the steps that this worker runs: those whose whole name matches the glob (`*`
     /// stands for any number of characters, `?` for one). Events come one after another, after their attempt was
     /// accepted. A subscriber that falls more than 1024 behind loses what comes then.
+    ///
+    /// ```
+    /// # let mut registry = tasker_worker::HandlerRegistry::new();
+    /// registry.subscribe("order.*", async |event| {
+    ///     println!("{} after attempt {}: {}", event.name, event.attempt, event.payload);
+    /// });
+    /// ```
     pub fn subscribe<F, Fut>(&mut self, glob: impl Into<String>, hear: F)
     where
         F: Fn(Arc<DomainEvent>) -> Fut + Send + Sync + 'static,

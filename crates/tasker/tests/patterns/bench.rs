@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Longer than any task here takes, also on a machine that is busy with something else.
-const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// Which way reports and tickets go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use sqlx::postgres::PgListener;
 use tasker_lifecycle::TaskState;
 use tasker_worker::{DomainEvent, EventOutcome, HandlerRegistry, StepContext, StepError, StepOutcome};
 use tokio::sync::{Notify, mpsc};
 
-use crate::bench::Bench;
+use crate::bench::{BOUND, Bench};
 
 fn template(events: &str, more: &str) -> String {
     format!(
@@ -99,6 +100,25 @@ async fn an_event_says_whose_it_is_and_carries_the_result_or_the_error() {
         assert_eq!(failed.payload::<Value>().unwrap(), json!({"message": "not yet", "error_type": "busy"}));
         assert_eq!((paid.outcome, paid.error_type.as_deref()), (EventOutcome::Success, None));
         assert_eq!(paid.payload::<Value>().unwrap(), json!({"said": "yes", "n": 1.5}));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_is_woken_and_has_an_event_until_it_deletes_it() {
+    let register = |registry: &mut HandlerRegistry| registry.register_fn("pay", pay);
+    Bench::on_both(&template("{name: paid}", ""), register, async |bench| {
+        let mut listener = PgListener::connect_with(&bench.pool).await.unwrap();
+        listener.listen("pgmq_test_domain_events").await.unwrap();
+        bench.completes(json!({"acts": ["yes"]})).await;
+        tokio::time::timeout(BOUND, listener.recv()).await.unwrap().unwrap();
+        let read = "SELECT msg_id, message FROM pgmq.read('test_domain_events', 0, 10)";
+        let read = async || -> Vec<(i64, Value)> { sqlx::query_as(read).fetch_all(&bench.pool).await.unwrap() };
+        let (first, again) = (read().await, read().await);
+        assert_eq!((first.len(), &first), (1, &again), "the reader died before it deleted");
+        let delete = sqlx::query_scalar("SELECT pgmq.delete('test_domain_events', $1)").bind(first[0].0);
+        assert!(delete.fetch_one(&bench.pool).await.is_ok_and(|deleted: bool| deleted));
+        assert_eq!(read().await, []);
     })
     .await;
 }
