@@ -79,9 +79,9 @@ async fn a_completion_publishes_if_and_only_if_its_transaction_is_committed() {
         let mut tx = setup.db.pool.begin().await.unwrap();
         assert_eq!(reports::complete(&mut tx, &reported(&claim)).await.unwrap(), Verdict::Accepted);
         if commits {
-            tx.commit().await.unwrap()
+            tx.commit().await.unwrap();
         } else {
-            tx.rollback().await.unwrap()
+            tx.rollback().await.unwrap();
         }
         assert_eq!(setup.events().await.len(), events);
     }
