@@ -32,7 +32,7 @@ BEGIN
     RETURN coalesce(found, 'lost');
 END $$;
 
-CREATE FUNCTION tasker.complete_step(queue text, msg_id bigint, read_ct integer, nonce uuid, task_uuid uuid, step integer, base_attempt integer, attempt integer, worker text, claimed_at timestamp with time zone, started_at timestamp with time zone, result json, metadata json DEFAULT NULL::json, follows json DEFAULT NULL::json) RETURNS void
+CREATE FUNCTION tasker.complete_step(queue text, msg_id bigint, read_ct integer, nonce uuid, task_uuid uuid, step integer, base_attempt integer, attempt integer, worker text, claimed_at timestamp with time zone, started_at timestamp with time zone, result json, metadata json DEFAULT NULL::json, follows json DEFAULT NULL::json, event_queues text[] DEFAULT '{}'::text[], event_bodies text[] DEFAULT '{}'::text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'
     AS $$
@@ -43,7 +43,7 @@ BEGIN
         ARRAY[queue], ARRAY[msg_id], ARRAY[read_ct], ARRAY[nonce], ARRAY[task_uuid], ARRAY[step], ARRAY[base_attempt],
         ARRAY[attempt], ARRAY['success'], ARRAY[NULL::boolean], ARRAY[NULL::bigint], worker, ARRAY[claimed_at],
         ARRAY[started_at], ARRAY[clock_timestamp()], ARRAY[result::text], ARRAY[NULL::text], ARRAY[metadata::text],
-        ARRAY[follows::text]) r;
+        ARRAY[follows::text], array_fill(1, ARRAY[cardinality(event_bodies)]), event_queues, event_bodies) r;
     IF said = 'accepted' THEN
         RETURN;
     ELSIF said = 'duplicate' THEN
@@ -177,7 +177,21 @@ CREATE FUNCTION tasker.pattern(content jsonb, expansions text, step integer) RET
                      WHERE step >= b.first AND step < b.first + b.count), step)
 $$;
 
-CREATE FUNCTION tasker.report(queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[], task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[], outcomes text[], retryables boolean[], retry_afters bigint[], worker text, claimed_ats timestamp with time zone[], started_ats timestamp with time zone[], ended_ats timestamp with time zone[], results text[], errors text[], metadatas text[], follows text[]) RETURNS TABLE(ord integer, verdict text)
+CREATE FUNCTION tasker.publish(accepted integer[], ords integer[], queues text[], bodies text[]) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+    SELECT pgmq_notify.send(array_agg(e.queue ORDER BY e.n), array_agg(e.id ORDER BY e.n), array_agg(e.body ORDER BY e.n),
+                            array_agg(0::bigint), array_agg(0))
+    FROM (
+        SELECT u.queue, u.body, u.n, r.id
+        FROM unnest(ords, queues, bodies) WITH ORDINALITY AS u (ord, queue, body, n)
+        CROSS JOIN LATERAL pgmq_notify.reserve_ids(u.queue, 1) AS r (id)
+        WHERE u.ord = ANY (accepted)
+    ) e
+$$;
+
+CREATE FUNCTION tasker.report(queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[], task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[], outcomes text[], retryables boolean[], retry_afters bigint[], worker text, claimed_ats timestamp with time zone[], started_ats timestamp with time zone[], ended_ats timestamp with time zone[], results text[], errors text[], metadatas text[], follows text[], event_ords integer[], event_queues text[], event_bodies text[]) RETURNS TABLE(ord integer, verdict text)
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'
     AS $$
@@ -223,6 +237,9 @@ BEGIN
         PERFORM pgmq_notify.send_orchestration_step_results(array_fill('orchestration_step_results'::text, ARRAY[n]),
             ARRAY(SELECT pgmq_notify.reserve_ids('orchestration_step_results', n)), bodies,
             array_fill(0::bigint, ARRAY[n]), array_fill(0, ARRAY[n]), clock_timestamp());
+        IF cardinality(event_ords) > 0 THEN
+            PERFORM tasker.publish(accepted, event_ords, event_queues, event_bodies);
+        END IF;
     END IF;
     RETURN QUERY SELECT o, CASE WHEN o = ANY (accepted) THEN 'accepted' ELSE 'refused' END FROM unnest(taken) AS o;
 

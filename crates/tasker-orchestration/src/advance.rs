@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use tasker_lifecycle::{
     Effect, Event, Holder, Nonce, Refused, StepIndex, TaskId, TaskState, TicketRef, Timestamp, decide,
 };
+use tasker_shared::events::Published;
 use tasker_shared::local::{LocalClaim, LocalWorker};
 use tasker_shared::messages::{Claim, TicketBody, ticket_queue};
 use tasker_shared::store::due::DueTime;
@@ -177,6 +178,28 @@ impl Advance {
         let (template, shape) = (Arc::clone(template), snapshot.task.shape());
         self.after.claims.push(LocalClaim { claim, template, shape, slot, claimed: self.began });
         true
+    }
+
+    /// Adds the durable ones of these events.
+    pub(crate) async fn publish(
+        &mut self,
+        conn: &mut PgConnection,
+        parts: &Parts,
+        events: impl Iterator<Item = &Published>,
+    ) -> Result<(), StoreError> {
+        let mut by_queue: BTreeMap<QueueName, Vec<String>> = BTreeMap::new();
+        for Published { event, .. } in events.filter(|published| published.is_durable()) {
+            by_queue.entry(event.queue()).or_default().push(event.to_json());
+        }
+        for (queue, bodies) in by_queue {
+            let count = u32::try_from(bodies.len()).expect("a few per report of a bounded batch");
+            let ids = parts.ids.take(conn, &queue, count).await?;
+            for (body, msg_id) in bodies.into_iter().zip(ids) {
+                self.writes.event(Outgoing::new(queue.clone(), msg_id, body));
+            }
+            self.after.queues.push(queue);
+        }
+        Ok(())
     }
 
     /// Writes everything. What is answered is for after the commit.

@@ -250,7 +250,8 @@ impl Engine {
         let queues = queues::of_template(&template)?;
         let names: Vec<QueueName> = queues.iter().map(|(queue, _, _)| queue.clone()).collect();
         let mut tx = self.parts.pool.begin().await?;
-        pgmq_notify::create_queues(&mut tx, &names).await?;
+        let made: Vec<QueueName> = names.iter().cloned().chain(queues::of_events(&template)).collect();
+        pgmq_notify::create_queues(&mut tx, &made).await?;
         tx.commit().await?;
         let mut tx = self.parts.pool.begin().await?;
         let registered = templates::register(&mut tx, &template, replace).await?;

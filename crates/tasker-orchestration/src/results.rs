@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 use tasker_lifecycle::{Event, Nonce, TaskId};
 use tasker_shared::crash_point;
+use tasker_shared::events;
 use tasker_shared::messages::{Report, ReportedOutcome, STEP_RESULTS, Verdict};
 use tasker_shared::store::tasks::{self, StoredResult};
 use tasker_shared::store::{StoreError, dead_letters, discards};
@@ -61,6 +62,10 @@ impl Actor for ResultProcessor {
             if let (ReportedOutcome::Success { result, .. }, Some(local)) = (&report.outcome, &self.parts.local) {
                 local.payloads().put_result(report.claim.task, report.claim.step, Arc::clone(result));
             }
+            events::count(&report.events, metrics);
+            if let Some(local) = &self.parts.local {
+                local.subscribers().deliver(&report.events);
+            }
         }
         decided.after.committed(&self.parts);
     }
@@ -111,6 +116,8 @@ impl ResultProcessor {
                 tracing::warn!(task = %claim.task, %refused, "a report that never could apply is kept as an attempt only");
             }
         }
+        let events = locked.taken.iter().flat_map(|position| &reports[*position].events);
+        advance.publish(conn, &self.parts, events).await?;
         let refused = self.discard(conn, reports, &locked.taken).await?;
         let after = advance.write(conn, &self.parts).await?;
         Ok(Decided { after, accepted: locked.taken, refused })

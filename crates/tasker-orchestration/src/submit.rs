@@ -257,12 +257,20 @@ pub(crate) fn schema_problems(template: &Template) -> Vec<Problem> {
     let results =
         results.filter_map(|(at, step)| Some((format!("steps[{at}].result_schema"), step.result_schema.as_ref()?)));
     let input = template.input_schema.as_ref().map(|schema| ("input_schema".to_owned(), schema));
+    let named = template.domain_events.iter().enumerate();
+    let named = named.filter_map(|(at, event)| Some((format!("domain_events[{at}].schema"), event.schema.as_ref()?)));
+    let published = template.steps.iter().enumerate().flat_map(|(step, template)| {
+        let events = template.publishes_events.iter().enumerate();
+        events.filter_map(move |(at, event)| {
+            Some((format!("steps[{step}].publishes_events[{at}].schema"), event.schema.as_ref()?))
+        })
+    });
     let problem = |(path, schema): (String, &Value)| {
         let error = compile(schema).err()?;
         let remedy = "write a JSON Schema of draft 2020-12; patterns take no look-around and no back-references";
         Some(Problem { code: "schema_invalid", path, line: None, message: error, remedy: remedy.to_owned() })
     };
-    input.into_iter().chain(results).filter_map(problem).take(VIOLATIONS_MAX).collect()
+    input.into_iter().chain(results).chain(named).chain(published).filter_map(problem).take(VIOLATIONS_MAX).collect()
 }
 
 fn submission_key(template: &Template, request: &TaskRequest) -> Result<Option<SubmissionKey>, CreateError> {

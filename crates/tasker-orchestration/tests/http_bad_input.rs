@@ -174,6 +174,16 @@ async fn bad_templates_are_refused_with_every_problem() {
         ),
         (format!("{head}input_schema: {{type: thing}}\n{step}"), "INVALID_TEMPLATE", "input_schema"),
         (format!("{head}input_schema: {{$ref: 'http://example.com/x'}}\n{step}"), "INVALID_TEMPLATE", "ref"),
+        (
+            format!("{head}domain_events: [{{name: e, schema: {{type: thing}}}}]\n{step}"),
+            "INVALID_TEMPLATE",
+            "domain_events[0]",
+        ),
+        (
+            format!("{head}{}", step.replace("}}]", "}, publishes_events: [{name: e, schema: {type: thing}}]}]")),
+            "INVALID_TEMPLATE",
+            "steps[0].publishes_events[0].schema",
+        ),
         (format!("{head}lifecycle: {{max_duration_minutes: 5}}\n{step}"), "UNSUPPORTED_TEMPLATE", "lifecycle"),
         ("[".to_owned(), "INVALID_TEMPLATE", "line"),
     ];

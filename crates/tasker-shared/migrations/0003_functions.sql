@@ -72,15 +72,29 @@ BEGIN
         ORDER BY m.ord;
 END $$;
 
+-- Sends the domain events of accepted reports; `ords` says whose report each belongs to.
+CREATE FUNCTION tasker.publish(accepted integer[], ords integer[], queues text[], bodies text[]) RETURNS bigint
+LANGUAGE sql SET search_path = tasker, pg_temp AS $$
+    SELECT pgmq_notify.send(array_agg(e.queue ORDER BY e.n), array_agg(e.id ORDER BY e.n), array_agg(e.body ORDER BY e.n),
+                            array_agg(0::bigint), array_agg(0))
+    FROM (
+        SELECT u.queue, u.body, u.n, r.id
+        FROM unnest(ords, queues, bodies) WITH ORDINALITY AS u (ord, queue, body, n)
+        CROSS JOIN LATERAL pgmq_notify.reserve_ids(u.queue, 1) AS r (id)
+        WHERE u.ord = ANY (accepted)
+    ) e
+$$;
+
 -- A worker's reports in one statement: the fenced delete of the tickets, the attempts (with `lost` rows
--- for claims that never reported), and a result message for each attempt that was stored.
+-- for claims that never reported), a result message for each attempt that was stored, and its domain events.
 -- Answers one verdict per report: accepted, duplicate (an earlier answer got lost) or refused (fenced).
 CREATE FUNCTION tasker.report(
     queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[],
     task_uuids uuid[], steps integer[], base_attempts integer[], attempts integer[],
     outcomes text[], retryables boolean[], retry_afters bigint[], worker text,
     claimed_ats timestamptz[], started_ats timestamptz[], ended_ats timestamptz[],
-    results text[], errors text[], metadatas text[], follows text[])
+    results text[], errors text[], metadatas text[], follows text[],
+    event_ords integer[], event_queues text[], event_bodies text[])
 RETURNS TABLE (ord integer, verdict text)
 LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
 DECLARE
@@ -125,6 +139,9 @@ BEGIN
         PERFORM pgmq_notify.send_orchestration_step_results(array_fill('orchestration_step_results'::text, ARRAY[n]),
             ARRAY(SELECT pgmq_notify.reserve_ids('orchestration_step_results', n)), bodies,
             array_fill(0::bigint, ARRAY[n]), array_fill(0, ARRAY[n]), clock_timestamp());
+        IF cardinality(event_ords) > 0 THEN
+            PERFORM tasker.publish(accepted, event_ords, event_queues, event_bodies);
+        END IF;
     END IF;
     RETURN QUERY SELECT o, CASE WHEN o = ANY (accepted) THEN 'accepted' ELSE 'refused' END FROM unnest(taken) AS o;
 

@@ -8,7 +8,7 @@
 CREATE FUNCTION tasker.complete_step(
     queue text, msg_id bigint, read_ct integer, nonce uuid, task_uuid uuid, step integer, base_attempt integer,
     attempt integer, worker text, claimed_at timestamptz, started_at timestamptz, result json, metadata json DEFAULT NULL,
-    follows json DEFAULT NULL)
+    follows json DEFAULT NULL, event_queues text[] DEFAULT '{}', event_bodies text[] DEFAULT '{}')
 RETURNS void
 LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
 DECLARE
@@ -18,7 +18,7 @@ BEGIN
         ARRAY[queue], ARRAY[msg_id], ARRAY[read_ct], ARRAY[nonce], ARRAY[task_uuid], ARRAY[step], ARRAY[base_attempt],
         ARRAY[attempt], ARRAY['success'], ARRAY[NULL::boolean], ARRAY[NULL::bigint], worker, ARRAY[claimed_at],
         ARRAY[started_at], ARRAY[clock_timestamp()], ARRAY[result::text], ARRAY[NULL::text], ARRAY[metadata::text],
-        ARRAY[follows::text]) r;
+        ARRAY[follows::text], array_fill(1, ARRAY[cardinality(event_bodies)]), event_queues, event_bodies) r;
     IF said = 'accepted' THEN
         RETURN;
     ELSIF said = 'duplicate' THEN

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod crash_point;
 pub mod embedded;
+pub mod events;
 pub mod follows;
 pub mod json_schema;
 pub mod local;

@@ -13,6 +13,7 @@ use tasker_lifecycle::template::Template;
 use tasker_lifecycle::{Shape, TaskId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::events::Subscribers;
 use crate::messages::{Claim, Report};
 use crate::payloads::Payloads;
 
@@ -39,6 +40,7 @@ pub struct LocalWorker {
     handlers: Arc<HashSet<String>>,
     claims: mpsc::Sender<LocalClaim>,
     payloads: Arc<Payloads>,
+    subscribers: Subscribers,
     lease_ms: u64,
 }
 
@@ -51,10 +53,11 @@ impl LocalWorker {
         handlers: HashSet<String>,
         claims: mpsc::Sender<LocalClaim>,
         payloads: Arc<Payloads>,
+        subscribers: Subscribers,
         lease_ms: u64,
     ) -> Self {
         let handlers = Arc::new(handlers);
-        Self { slots, queues, handlers, claims, payloads, lease_ms }
+        Self { slots, queues, handlers, claims, payloads, subscribers, lease_ms }
     }
 
     /// A free slot for a step with this queue and handler.
@@ -84,6 +87,12 @@ impl LocalWorker {
     #[must_use]
     pub fn payloads(&self) -> &Payloads {
         &self.payloads
+    }
+
+    /// Who hears events in this process.
+    #[must_use]
+    pub fn subscribers(&self) -> &Subscribers {
+        &self.subscribers
     }
 }
 

@@ -8,6 +8,8 @@ use serde_json::value::RawValue;
 use tasker_lifecycle::{Follows, Nonce, Outcome, StepId, StepIndex, TaskId, Timestamp};
 use uuid::Uuid;
 
+use crate::events::Published;
+
 /// Queue of requests from `tasker.submit_task`.
 pub const TASK_REQUESTS: &str = "orchestration_task_requests";
 /// Queue of hints that an attempt was stored.
@@ -112,6 +114,8 @@ pub struct Report {
     pub ended_at: Timestamp,
     /// The worker.
     pub worker: Arc<str>,
+    /// What is published if the report is accepted.
+    pub events: Vec<Published>,
 }
 
 /// What came of an attempt, with its payload.

@@ -58,6 +58,9 @@ pub struct Metrics {
     pub claims_released: IntCounter,
     /// Heartbeats that found their claim lost.
     pub heartbeats_lost: IntCounter,
+    /// Domain events, by `fate`: `published` durably, `delivered` to a subscriber in this process, `dropped` because its
+    /// inbox was full, `invalid` and so not published.
+    pub domain_events: IntCounterVec,
     /// Seconds per HTTP request, by `route`, `method` and `status`.
     pub http_seconds: HistogramVec,
     registry: Registry,
@@ -88,6 +91,7 @@ impl Metrics {
             claims: counter(r, "claims_total", "Tickets claimed."),
             claims_released: counter(r, "claims_released_total", "Claims given back unrun."),
             heartbeats_lost: counter(r, "heartbeats_lost_total", "Heartbeats that found their claim lost."),
+            domain_events: counters(r, "domain_events_total", "Domain events.", &["fate"]),
             http_seconds: histograms(
                 r,
                 "http_request_seconds",

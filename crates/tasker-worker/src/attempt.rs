@@ -1,8 +1,8 @@
 //! One attempt: the handler runs once, within its time, and whatever it does becomes one outcome.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoints;
 use crate::complete_in::{self, Completion};
 use crate::completion::Reporter;
+use crate::events::{self, Publication};
 use crate::handler::{Attempt, StepContext, StepError, StepHandler, StepOutcome};
 use crate::held::{Clock, Key, Running};
 use crate::inputs::Input;
@@ -56,6 +57,12 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
     let clock = Clock { claimed_at: claim.claimed_at, claimed };
     let timeout = Duration::from_millis(plan.template.step(pattern).timeout_ms);
     let started = Instant::now();
+    let name = input.batches.iter().find_map(|batches| batches.name(claim.step));
+    let name = name.unwrap_or(&plan.template.step(pattern).name);
+    let publication = Publication::new(&shared.publishing, &plan, (pattern, limit), name);
+    if let Some(publication) = &publication {
+        shared.held.publishes(key, Arc::clone(publication));
+    }
     let mut attempt = Attempt {
         task: claim.task,
         step: claim.step,
@@ -78,7 +85,9 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
             worker: Arc::clone(&shared.id),
             config: Arc::clone(&shared.config),
             plan: Arc::clone(&plan),
+            publication: publication.clone(),
             tried: AtomicBool::new(false),
+            stored: Mutex::default(),
         })),
     };
     let Some(returned) = run_to_the_end(&shared, &claim, &*handler, &mut attempt, timeout).await else {
@@ -94,11 +103,11 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
     let outcome = outcome(checked(&shared.config.limits, &plan, pattern, returned));
     let ended_at = clock.at(Instant::now());
     let started_at = Some(clock.at(started));
-    let report = Report { claim, outcome, started_at, ended_at, worker: Arc::clone(&shared.id) };
-    if StepContext(Arc::new(attempt)).may_be_completed() {
-        reporter.confirm(&shared, report).await;
-    } else {
-        reporter.report(&shared, report).await;
+    let events = events::of(publication.as_deref(), &claim, &outcome, ended_at);
+    let report = Report { claim, outcome, started_at, ended_at, worker: Arc::clone(&shared.id), events };
+    match StepContext(Arc::new(attempt)).may_be_completed() {
+        Some(events) => reporter.confirm(&shared, report, events).await,
+        None => reporter.report(&shared, report).await,
     }
     // The slot is free once the report is handed in, so that free slots mean no handler's result is loose.
     drop(slot);

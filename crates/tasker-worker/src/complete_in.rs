@@ -2,17 +2,19 @@
 //! outcome of its attempt are stored together or not at all.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde::Serialize;
 use sqlx::PgConnection;
 use tasker_shared::config::Config;
+use tasker_shared::events::Published;
 use tasker_shared::messages::{Claim, Report, Verdict};
 use tasker_shared::store::reports;
 
 use crate::attempt;
+use crate::events::{self, Publication};
 use crate::handler::{StepContext, StepError, StepOutcome};
 use crate::held::Clock;
 use crate::plans::Plan;
@@ -29,8 +31,11 @@ pub(crate) struct Completion {
     pub(crate) worker: Arc<str>,
     pub(crate) config: Arc<Config>,
     pub(crate) plan: Arc<Plan>,
+    pub(crate) publication: Option<Arc<Publication>>,
     /// Whether it was, in a transaction that may have been committed.
     pub(crate) tried: AtomicBool,
+    /// The events of that transaction.
+    pub(crate) stored: Mutex<Vec<Published>>,
 }
 
 impl fmt::Debug for Completion {
@@ -74,7 +79,10 @@ impl StepContext {
         // Said before, because whether it was is not known where the connection breaks now.
         completion.tried.store(true, Ordering::Release);
         match reports::complete(conn, &report).await? {
-            Verdict::Accepted => Ok(StepOutcome { in_transaction: true, ..outcome }),
+            Verdict::Accepted => {
+                *completion.stored.lock().expect("no panic while held") = report.events;
+                Ok(StepOutcome { in_transaction: true, ..outcome })
+            }
             Verdict::Duplicate => {
                 let message = "an earlier transaction of this attempt has completed the step";
                 Err(StepError::permanent(message).with_class("already_completed"))
@@ -86,21 +94,21 @@ impl StepContext {
         }
     }
 
-    /// Whether the attempt may have been completed in a transaction of the handler's.
-    pub(crate) fn may_be_completed(&self) -> bool {
-        self.0.completion.as_ref().is_some_and(|completion| completion.tried.load(Ordering::Acquire))
+    /// The events of the transaction of the handler's that may have completed the attempt; none where there was no such
+    /// transaction.
+    pub(crate) fn may_be_completed(&self) -> Option<Vec<Published>> {
+        let completion = self.0.completion.as_ref().filter(|completion| completion.tried.load(Ordering::Acquire))?;
+        Some(completion.stored.lock().expect("no panic while held").clone())
     }
 }
 
 impl Completion {
     fn report(&self, outcome: StepOutcome) -> Report {
-        Report {
-            claim: self.claim.clone(),
-            outcome: attempt::outcome(Ok(outcome)),
-            started_at: Some(self.clock.at(self.started)),
-            ended_at: self.clock.at(Instant::now()),
-            worker: Arc::clone(&self.worker),
-        }
+        let outcome = attempt::outcome(Ok(outcome));
+        let (started_at, ended_at) = (Some(self.clock.at(self.started)), self.clock.at(Instant::now()));
+        let (claim, worker) = (self.claim.clone(), Arc::clone(&self.worker));
+        let events = events::of(self.publication.as_deref(), &claim, &outcome, ended_at);
+        Report { claim, outcome, started_at, ended_at, worker, events }
     }
 }
 

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use pgmq_notify::{Channel, QueueName, Token};
 use tasker_shared::crash_point;
+use tasker_shared::events::{self as domain_events, Published};
 use tasker_shared::local::LocalServer;
 use tasker_shared::messages::{Report, ReportedOutcome, STEP_RESULTS, StepFailure, Verdict};
 use tasker_shared::store::{StoreError, reports};
 use tokio::sync::mpsc;
 
+use crate::events;
 use crate::held::Key;
 use crate::outage::Pause;
 use crate::worker::Shared;
@@ -20,6 +22,7 @@ const REFUSED: &str = "report_refused";
 
 /// What is to be said of a claim.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are reports, and a box for each would cost more")]
 pub(crate) enum Completion {
     /// Its attempt is over.
     Report(Report),
@@ -59,11 +62,11 @@ impl Reporter {
     }
 
     /// Reports an attempt whose outcome may be stored already, by a transaction of its handler's. Only the database can
-    /// tell, so that a server in this process is not asked.
-    pub(crate) async fn confirm(&self, shared: &Shared, report: Report) {
+    /// tell, so that a server in this process is not asked. `events` are those of that transaction.
+    pub(crate) async fn confirm(&self, shared: &Shared, report: Report, events: Vec<Published>) {
         let key = Key::of(&report.claim.token);
         shared.held.end(key);
-        shared.held.may_be_stored(key);
+        shared.held.may_be_stored(key, events);
         self.send(shared, key, Completion::Report(report)).await;
     }
 
@@ -135,7 +138,7 @@ async fn report(shared: &Shared, reports: Vec<Report>, results: &Channel) {
             Err(error) if error.is_transient() => abandoned(shared, &reports, &error),
             Err(error) if reports.len() == 1 => {
                 let report = reports.pop().expect("one");
-                match instead_of(&report, &error) {
+                match instead_of(shared, &report, &error) {
                     Some(instead) => stack.push(vec![instead]),
                     None => abandoned(shared, &[report], &error),
                 }
@@ -165,32 +168,47 @@ async fn write(shared: &Shared, batch: &[Report]) -> Result<Vec<Verdict>, StoreE
 
 fn written(shared: &Shared, reports: Vec<Report>, verdicts: &[Verdict]) {
     for (report, verdict) in reports.into_iter().zip(verdicts) {
-        let Report { claim, outcome, .. } = report;
+        let Report { claim, outcome, events, .. } = report;
         let key = Key::of(&claim.token);
         // What the handler's transaction stored is a success, whatever was reported after it.
-        let stored = *verdict == Verdict::Duplicate && shared.held.is_maybe_stored(key);
+        let stored = shared.held.maybe_stored(key).filter(|_| *verdict == Verdict::Duplicate);
         shared.held.forget(key);
         if *verdict == Verdict::Refused {
             shared.metrics.fences_refused.inc();
             tracing::info!(task = %claim.task, step = %claim.step, attempt = claim.attempt, "late report refused");
             continue;
         }
-        let name = if stored { "success" } else { outcome.name() };
+        let name = if stored.is_some() { "success" } else { outcome.name() };
         shared.metrics.steps_reported.with_label_values(&[name]).inc();
         if let ReportedOutcome::Success { result, .. } = outcome
-            && !stored
+            && stored.is_none()
         {
             shared.payloads.put_result(claim.task, claim.step, result);
         }
+        published(shared, &stored.unwrap_or(events));
     }
 }
 
-/// What is reported instead of an outcome that the database refuses; nothing where that is refused too.
-fn instead_of(report: &Report, error: &StoreError) -> Option<Report> {
-    if matches!(&report.outcome, ReportedOutcome::Failure { error, .. } if error.error_type == REFUSED) {
-        return None;
+/// The report was accepted, so its events are there.
+fn published(shared: &Shared, events: &[Published]) {
+    domain_events::count(events, &shared.metrics);
+    if let Some(durable) = events.iter().find(|published| published.is_durable()) {
+        shared.notifier.notify(&Channel::for_queue(&durable.event.queue()));
     }
+    shared.publishing.subscribers.deliver(events);
+}
+
+/// What is reported instead of an outcome that the database refuses; nothing where that is refused too.
+fn instead_of(shared: &Shared, report: &Report, error: &StoreError) -> Option<Report> {
     let claim = &report.claim;
+    if matches!(&report.outcome, ReportedOutcome::Failure { error, .. } if error.error_type == REFUSED) {
+        if report.events.is_empty() {
+            return None;
+        }
+        tracing::error!(task = %claim.task, step = %claim.step, attempt = claim.attempt, %error,
+            "the database refuses the events of a failed attempt; they are lost");
+        return Some(Report { events: Vec::new(), ..report.clone() });
+    }
     tracing::error!(task = %claim.task, step = %claim.step, attempt = claim.attempt, %error,
         "the database refuses a report; the attempt fails");
     let why = match error {
@@ -203,7 +221,9 @@ fn instead_of(report: &Report, error: &StoreError) -> Option<Report> {
         error_code: None,
     };
     let outcome = ReportedOutcome::Failure { error, retryable: false, retry_after_ms: None, metadata: None };
-    Some(Report { outcome, ..report.clone() })
+    let publication = shared.held.publication(Key::of(&claim.token));
+    let events = events::of(publication.as_deref(), claim, &outcome, report.ended_at);
+    Some(Report { outcome, events, ..report.clone() })
 }
 
 fn abandoned(shared: &Shared, reports: &[Report], error: &StoreError) {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{self, Ready};
 use crate::completion::Reporter;
+use crate::events::{self, Publication};
 use crate::handler::StepHandler;
 use crate::held::Key;
 use crate::inputs::{self, Wanted};
@@ -331,17 +332,22 @@ async fn runnable_or_settled(
     if open.claim.attempt > limit {
         let (ended_at, worker) = (open.claim.claimed_at, Arc::clone(&shared.id));
         let outcome = ReportedOutcome::LeaseLost;
-        let report = Report { claim: open.claim, outcome, started_at: None, ended_at, worker };
+        let name = &plan.template.step(pattern).name;
+        let publication = Publication::new(&shared.publishing, plan, (pattern, limit), name);
+        let events = events::of(publication.as_deref(), &open.claim, &outcome, ended_at);
+        let report = Report { claim: open.claim, outcome, started_at: None, ended_at, worker, events };
         reporter.report(shared, report).await;
         return None;
     }
-    let Some(handler) = plan.handler(pattern, &shared.registry) else {
-        let name = &plan.template.step(pattern).handler.callable;
-        if shared.missing.lock().expect("no panic while held").insert(name.clone()) {
-            tracing::warn!(handler = name, "steps call for a handler that is not registered here; they are given back");
+    let handler = match plan.handler(pattern, &shared.registry) {
+        Ok(handler) => handler,
+        Err(missing) => {
+            if shared.missing.lock().expect("no panic while held").insert(missing.to_string()) {
+                tracing::warn!("steps call for the {missing}, which is not registered here; they are given back");
+            }
+            open.give_back(shared, reporter, later(shared)).await;
+            return None;
         }
-        open.give_back(shared, reporter, later(shared)).await;
-        return None;
     };
     Some(Runnable { open, plan: Arc::clone(plan), shape, pattern, handler, limit })
 }

@@ -9,6 +9,7 @@ use tasker_shared::store::StoreError;
 
 use crate::attempt;
 use crate::completion::Reporter;
+use crate::events;
 use crate::held::{Key, Overdue};
 use crate::outage::Pause;
 use crate::worker::Shared;
@@ -61,12 +62,13 @@ async fn beat(shared: &Shared, age: Duration) -> Result<(), StoreError> {
 /// that, and only its slot stays taken until it comes back.
 fn give_up_hanging(shared: &Arc<Shared>, reporter: &Reporter, margin: Duration) {
     let now = Instant::now();
-    for Overdue { claim, clock, running } in shared.held.overdue(now, margin) {
+    for Overdue { claim, clock, running, publication } in shared.held.overdue(now, margin) {
         tracing::warn!(task = %claim.task, step = %claim.step, attempt = claim.attempt,
             "a handler blocks its thread beyond its timeout");
         let outcome = attempt::outcome(Err(attempt::timed_out(running.deadline - running.started)));
         let (started_at, ended_at) = (Some(clock.at(running.started)), clock.at(now));
-        let report = Report { claim, outcome, started_at, ended_at, worker: Arc::clone(&shared.id) };
+        let events = events::of(publication.as_deref(), &claim, &outcome, ended_at);
+        let report = Report { claim, outcome, started_at, ended_at, worker: Arc::clone(&shared.id), events };
         // A full inbox must not hold up the heartbeat.
         let (shared, reporter) = (Arc::clone(shared), reporter.clone());
         tokio::spawn(async move { reporter.report(&shared, report).await });

@@ -1,14 +1,17 @@
 //! The claims that this worker holds, from the claim to the verdict on its report.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pgmq_notify::Token;
 use tasker_lifecycle::Timestamp;
+use tasker_shared::events::Published;
 use tasker_shared::messages::Claim;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::events::Publication;
 
 /// Tells claims apart: a worker may lose a ticket and claim the same one again, as its next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,8 +37,10 @@ struct Holding {
     fresh: Instant,
     running: Option<Running>,
     ended: bool,
-    /// Its outcome may have been stored by a transaction of its handler's.
-    may_be_stored: bool,
+    /// Its outcome may have been stored by a transaction of its handler's, with these events.
+    may_be_stored: Option<Vec<Published>>,
+    /// What its outcome will publish.
+    publication: Option<Arc<Publication>>,
     lost: bool,
     cancelled: CancellationToken,
 }
@@ -68,6 +73,7 @@ pub(crate) struct Overdue {
     pub(crate) claim: Claim,
     pub(crate) clock: Clock,
     pub(crate) running: Running,
+    pub(crate) publication: Option<Arc<Publication>>,
 }
 
 impl Held {
@@ -80,7 +86,8 @@ impl Held {
             fresh: claimed,
             running: None,
             ended: false,
-            may_be_stored: false,
+            may_be_stored: None,
+            publication: None,
             lost: false,
             cancelled: cancelled.clone(),
         };
@@ -100,16 +107,28 @@ impl Held {
         self.lock().get_mut(&key).is_some_and(|holding| !std::mem::replace(&mut holding.ended, true))
     }
 
-    /// Its outcome may have been stored by a transaction of its handler's.
-    pub(crate) fn may_be_stored(&self, key: Key) {
+    /// Its outcome may have been stored by a transaction of its handler's, with these events.
+    pub(crate) fn may_be_stored(&self, key: Key, events: Vec<Published>) {
         if let Some(holding) = self.lock().get_mut(&key) {
-            holding.may_be_stored = true;
+            holding.may_be_stored = Some(events);
         }
     }
 
-    /// Whether that was said of it.
-    pub(crate) fn is_maybe_stored(&self, key: Key) -> bool {
-        self.lock().get(&key).is_some_and(|holding| holding.may_be_stored)
+    /// The events, if that was said of it.
+    pub(crate) fn maybe_stored(&self, key: Key) -> Option<Vec<Published>> {
+        self.lock().get_mut(&key)?.may_be_stored.take()
+    }
+
+    /// Its outcome publishes something.
+    pub(crate) fn publishes(&self, key: Key, publication: Arc<Publication>) {
+        if let Some(holding) = self.lock().get_mut(&key) {
+            holding.publication = Some(publication);
+        }
+    }
+
+    /// What its outcome publishes.
+    pub(crate) fn publication(&self, key: Key) -> Option<Arc<Publication>> {
+        self.lock().get(&key)?.publication.clone()
     }
 
     /// Nothing is to be done about it any more.
@@ -149,7 +168,8 @@ impl Held {
             let Some(running) = holding.running.filter(|running| now > running.deadline + margin) else { continue };
             holding.ended = true;
             holding.cancelled.cancel();
-            overdue.push(Overdue { claim: holding.claim.clone(), clock: holding.clock, running });
+            let (claim, publication) = (holding.claim.clone(), holding.publication.clone());
+            overdue.push(Overdue { claim, clock: holding.clock, running, publication });
         }
         overdue
     }

@@ -11,6 +11,7 @@ mod complete_in;
 mod completion;
 mod dispatch;
 mod encode;
+mod events;
 mod field;
 mod handler;
 mod heartbeat;
@@ -28,4 +29,5 @@ pub use handler::{StepContext, StepError, StepHandler, StepOutcome};
 pub use registry::HandlerRegistry;
 /// The database client whose connections and pools handlers complete their steps with.
 pub use sqlx;
+pub use tasker_shared::events::{DomainEvent, EventOutcome};
 pub use worker::{RunningWorker, Server, Worker, WorkerBuilder};

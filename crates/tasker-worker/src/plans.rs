@@ -1,6 +1,7 @@
 //! What is needed to run the steps of a template, worked out once per template.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, OnceLock, RwLock};
 
 use sqlx::PgConnection;
@@ -36,6 +37,20 @@ struct StepPlan {
     ancestors: OnceLock<Arc<[StepIndex]>>,
     /// An error is the schema's own.
     validator: OnceLock<Result<Validator, String>>,
+    events: OnceLock<Vec<Option<Result<Validator, String>>>>,
+}
+
+/// What a step calls for and this worker does not have.
+#[derive(Debug)]
+pub(crate) struct Missing<'a> {
+    what: &'static str,
+    name: &'a str,
+}
+
+impl fmt::Display for Missing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} `{}`", self.what, self.name)
+    }
 }
 
 impl Plans {
@@ -67,8 +82,21 @@ impl Plans {
 impl Plan {
     /// What runs the step in this worker. All these questions are about steps of the template: a batch worker is run as
     /// its pattern says.
-    pub(crate) fn handler(&self, step: StepIndex, registry: &HandlerRegistry) -> Option<Arc<dyn StepHandler>> {
-        registry.get(&self.template.step(step).handler.callable).cloned()
+    ///
+    /// A step is not run where the publisher of one of its events is missing either: the event would be lost, or show
+    /// what the publisher leaves out.
+    pub(crate) fn handler(
+        &self,
+        step: StepIndex,
+        registry: &HandlerRegistry,
+    ) -> Result<Arc<dyn StepHandler>, Missing<'_>> {
+        let step = self.template.step(step);
+        let mut publishers = step.publishes_events.iter().filter_map(|event| event.publisher.as_deref());
+        if let Some(name) = publishers.find(|name| !registry.has_publisher(name)) {
+            return Err(Missing { what: "publisher", name });
+        }
+        let name = step.handler.callable.as_str();
+        registry.get(name).cloned().ok_or(Missing { what: "handler", name })
     }
 
     /// The steps whose results the handler sees.
@@ -93,5 +121,19 @@ impl Plan {
     pub(crate) fn validator(&self, step: StepIndex) -> Option<&Result<Validator, String>> {
         let schema = self.template.step(step).result_schema.as_ref()?;
         Some(self.steps[step.at()].validator.get_or_init(|| compile(schema)))
+    }
+
+    /// What checks the payload of each event that the step publishes, in their order: the schema that stands at the step,
+    /// else the template's for events of that name, else nothing.
+    pub(crate) fn event_validators(&self, step: StepIndex) -> &[Option<Result<Validator, String>>] {
+        let named = |name: &str| self.template.domain_events.iter().find(|event| event.name == name);
+        self.steps[step.at()].events.get_or_init(|| {
+            let published = self.template.step(step).publishes_events.iter();
+            let schemas = published.map(|event| match &event.schema {
+                None => named(&event.name).and_then(|event| event.schema.as_ref()),
+                own => own.as_ref(),
+            });
+            schemas.map(|schema| schema.map(compile)).collect()
+        })
     }
 }

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::completion::{self, Reporter};
+use crate::events::{self, Listener, Publishing};
 use crate::held::Held;
 use crate::outage::Outage;
 use crate::plans::Plans;
@@ -41,12 +42,13 @@ pub(crate) struct Shared {
     pub(crate) payloads: Arc<Payloads>,
     pub(crate) plans: Plans,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) publishing: Arc<Publishing>,
     pub(crate) wakeups: Wakeups,
     pub(crate) notifier: Notifier,
     pub(crate) held: Held,
     pub(crate) outage: Outage,
     pub(crate) stop: Stop,
-    /// Handlers that were called for and are not registered here, to tell of each once.
+    /// Handlers and publishers that were called for and are not registered here, to tell of each once.
     pub(crate) missing: Mutex<HashSet<String>>,
     /// The same queues for the server in this process; empty once the worker stops.
     handed_over: Arc<RwLock<HashSet<QueueName>>>,
@@ -65,6 +67,8 @@ pub(crate) struct Stop {
     pub(crate) reports: CancellationToken,
     /// What can't be written at once is left.
     pub(crate) retries: CancellationToken,
+    /// Subscribers hear what they have, and no more comes.
+    pub(crate) events: CancellationToken,
 }
 
 impl Shared {
@@ -121,6 +125,7 @@ pub struct Worker {
     shared: Arc<Shared>,
     local: LocalWorker,
     claims: mpsc::Receiver<LocalClaim>,
+    listeners: Vec<Listener>,
 }
 
 impl fmt::Debug for Worker {
@@ -144,14 +149,22 @@ impl WorkerBuilder {
         let (sender, claims) = mpsc::channel(config.worker.concurrency);
         let handed_over: Arc<RwLock<HashSet<QueueName>>> = Arc::default();
         let payloads = Arc::new(Payloads::new(PAYLOAD_CACHE_BYTES));
+        let (subscribers, listeners) = events::open(registry.subscribers(), &metrics);
         let local = LocalWorker::new(
             Arc::clone(&slots),
             Arc::clone(&handed_over),
             registry.names().map(str::to_owned).collect(),
             sender,
             Arc::clone(&payloads),
+            subscribers.clone(),
             config.queue.lease_ms,
         );
+        let publishing = Publishing {
+            publishers: registry.publishers().clone(),
+            subscribers,
+            config: Arc::clone(&config),
+            metrics: Arc::clone(&metrics),
+        };
         let shared = Arc::new(Shared {
             id: config.worker.id.as_str().into(),
             plans: Plans::default(),
@@ -166,11 +179,12 @@ impl WorkerBuilder {
             slots,
             payloads,
             metrics,
+            publishing: Arc::new(publishing),
             wakeups,
             notifier,
             handed_over,
         });
-        Worker { shared, local, claims }
+        Worker { shared, local, claims, listeners }
     }
 }
 
@@ -199,7 +213,7 @@ impl Worker {
     /// Where the database is away.
     pub async fn start(self, server: Server) -> Result<RunningWorker, StoreError> {
         // The server's side of the channel counts; ours must not keep it open.
-        let Self { shared, claims, local: _ } = self;
+        let Self { shared, claims, listeners, local: _ } = self;
         shared.find_queues().await?;
         let (outbox, inbox) = mpsc::channel(shared.config.worker.report_inbox);
         let server = match server {
@@ -214,7 +228,9 @@ impl Worker {
         reporting.spawn(completion::run(Arc::clone(&shared), inbox));
         announcing.spawn(announce::run(Arc::clone(&shared)));
         beating.spawn(heartbeat::run(Arc::clone(&shared), reporter));
-        Ok(RunningWorker { shared, claiming, handed_over, reporting, beating, announcing })
+        let stop = &shared.stop.events;
+        let listening = listeners.into_iter().map(|listener| events::listen(listener, stop.clone())).collect();
+        Ok(RunningWorker { shared, claiming, handed_over, reporting, beating, announcing, listening })
     }
 }
 
@@ -227,6 +243,7 @@ pub struct RunningWorker {
     reporting: JoinSet<()>,
     beating: JoinSet<()>,
     announcing: JoinSet<()>,
+    listening: JoinSet<()>,
 }
 
 impl fmt::Debug for RunningWorker {
@@ -294,6 +311,10 @@ impl RunningWorker {
         }
         drop(idle);
         self.beating.shutdown().await;
+        stop.events.cancel();
+        if tokio::time::timeout(LAST_TRY, ended(&mut self.listening)).await.is_err() {
+            tracing::warn!("subscribers were left; what they have not heard is lost");
+        }
         // It began to leave when claiming stopped; a database that is away is not waited for.
         let _row_stays = tokio::time::timeout(LAST_TRY, ended(&mut self.announcing)).await;
     }

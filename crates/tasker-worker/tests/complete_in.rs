@@ -23,7 +23,8 @@ const STEP: &str = "
     handler: {callable: h}
     timeout_seconds: 5
     retry: {max_attempts: 50, backoff: none}
-    result_schema: {type: integer}";
+    result_schema: {type: integer}
+    publishes_events: [{name: booked}]";
 
 async fn setup() -> Setup {
     let mut setup = Setup::new(STEP).await;
@@ -249,6 +250,8 @@ async fn transfers_are_booked_once_each_although_their_workers_are_killed() {
     let count = async |query| usize::try_from(setup.number(query).await).unwrap();
     assert_eq!(count("SELECT count(*) FROM bookings").await, TRANSFERS);
     assert_eq!(count("SELECT count(DISTINCT task) FROM bookings").await, TRANSFERS);
+    assert_eq!(count("SELECT count(*) FROM pgmq.q_here_domain_events").await, TRANSFERS);
+    assert_eq!(count("SELECT count(DISTINCT message ->> 'task_uuid') FROM pgmq.q_here_domain_events").await, TRANSFERS);
     assert_eq!(count("SELECT count(*) FROM tasker.attempts WHERE outcome NOT IN ('success', 'lost')").await, 0);
     let balances: Vec<i64> =
         sqlx::query_scalar("SELECT balance FROM accounts ORDER BY id").fetch_all(&setup.db.pool).await.unwrap();

@@ -304,9 +304,9 @@ spelled! {
         Success = "success",
         /// Any failure.
         Failure = "failure",
-        /// A failure that may be retried.
+        /// A failure that another attempt follows.
         RetryableFailure = "retryable_failure",
-        /// A failure that may not.
+        /// A failure that none follows.
         PermanentFailure = "permanent_failure",
         /// Every outcome.
         Always = "always",

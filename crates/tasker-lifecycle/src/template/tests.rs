@@ -318,16 +318,7 @@ fn what_is_not_acted_on_is_named() {
         - {name: w, handler: h, type: batch_worker, dependencies: [a]}\n";
     let template = read(yaml);
     let paths: Vec<String> = template.unsupported().into_iter().map(|problem| problem.path).collect();
-    assert_eq!(
-        paths,
-        [
-            "domain_events",
-            "steps[0].publishes_events",
-            "steps[0].uses",
-            "steps[0].handler.method",
-            "steps[0].handler.resolver",
-        ]
-    );
+    assert_eq!(paths, ["steps[0].uses", "steps[0].handler.method", "steps[0].handler.resolver"]);
     assert_round_trip(&template);
 }
 

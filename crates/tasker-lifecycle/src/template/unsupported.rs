@@ -6,9 +6,6 @@ use super::problem::{Findings, Path, Problem};
 pub(super) fn find(template: &Template) -> Vec<Problem> {
     let mut out = Findings::default();
     let root = Path::Root;
-    if !template.domain_events.is_empty() {
-        refuse(&Path::Key(&root, "domain_events"), "domain events are not published yet", &mut out);
-    }
     let steps = Path::Key(&root, "steps");
     for (index, step) in template.steps.iter().enumerate() {
         if out.full() {
@@ -21,9 +18,6 @@ pub(super) fn find(template: &Template) -> Vec<Problem> {
 
 fn find_in_step(step: &StepTemplate, at: &Path<'_>, out: &mut Findings) {
     let mut refuse_key = |key, message: &str| refuse(&Path::Key(at, key), message, out);
-    if !step.publishes_events.is_empty() {
-        refuse_key("publishes_events", "domain events are not published yet");
-    }
     if !step.uses.is_empty() {
         refuse_key("uses", "shared resources are not limited yet");
     }

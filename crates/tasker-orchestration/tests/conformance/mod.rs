@@ -284,7 +284,8 @@ impl Lives {
             Outcome::Later => failure(true, Some(LATER_MS)),
             Outcome::Permanent => failure(false, None),
         };
-        Report { claim, outcome, started_at: None, ended_at: Timestamp(1), worker: "tested".into() }
+        let (ended_at, events) = (Timestamp(1), Vec::new());
+        Report { claim, outcome, started_at: None, ended_at, worker: "tested".into(), events }
     }
 
     /// What a success of this step leads to: one of the choices or splits that `seed` picks.

@@ -112,7 +112,7 @@ impl Server {
 
     pub async fn report(&self, claim: &Claim, outcome: ReportedOutcome) {
         let (claim, worker) = (claim.clone(), Arc::from("test-worker"));
-        let report = Report { claim, outcome, started_at: Some(now()), ended_at: now(), worker };
+        let report = Report { claim, outcome, started_at: Some(now()), ended_at: now(), worker, events: Vec::new() };
         self.local.report(report).await.unwrap();
     }
 

@@ -1,12 +1,13 @@
-//! Which ticket queues there are.
+//! Which ticket queues there are, and which queues of events.
 
 use std::collections::BTreeSet;
 
 use pgmq_notify::QueueName;
 use sqlx::PgConnection;
-use tasker_lifecycle::template::Template;
+use tasker_lifecycle::template::{DeliveryMode, Template};
 
 use super::StoreError;
+use crate::events;
 use crate::messages::ticket_queue;
 
 /// Every ticket queue.
@@ -32,6 +33,15 @@ pub fn of_template(template: &Template) -> Result<Vec<(QueueName, &str, i16)>, S
         }
     }
     Ok(queues)
+}
+
+/// The queue of the events that a template publishes durably, where it does. It holds no tickets and so is not among the
+/// registered ones.
+#[must_use]
+pub fn of_events(template: &Template) -> Option<QueueName> {
+    let mut published = template.steps.iter().flat_map(|step| &step.publishes_events);
+    let durable = published.any(|event| event.delivery_mode != DeliveryMode::Fast);
+    durable.then(|| events::queue(template.namespace.as_str()))
 }
 
 /// Makes known the queues of a template whose namespace is registered. The queues themselves must exist: PGMQ

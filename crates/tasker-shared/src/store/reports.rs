@@ -24,7 +24,8 @@ pub async fn report(conn: &mut PgConnection, reports: &[Report]) -> Result<Vec<V
     let c = Columns::of(reports);
     let rows = sqlx::query!(
         r#"SELECT ord AS "ord!", verdict AS "verdict!" FROM tasker.report(
-               $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"#,
+               $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+               $20, $21, $22)"#,
         &c.queues as &[&str],
         &c.msg_ids,
         &c.read_cts,
@@ -43,7 +44,10 @@ pub async fn report(conn: &mut PgConnection, reports: &[Report]) -> Result<Vec<V
         &c.results as &[Option<String>],
         &c.errors as &[Option<String>],
         &c.metadatas as &[Option<String>],
-        &c.follows as &[Option<String>]
+        &c.follows as &[Option<String>],
+        &c.event_ords,
+        &c.event_queues,
+        &c.event_bodies
     )
     .fetch_all(conn)
     .await?;
@@ -66,9 +70,10 @@ pub async fn report(conn: &mut PgConnection, reports: &[Report]) -> Result<Vec<V
 /// Where the database is away, or refuses the report.
 pub async fn complete(conn: &mut PgConnection, report: &Report) -> Result<Verdict, StoreError> {
     let (claim, payload) = (&report.claim, Payload::of(&report.outcome));
+    let (queues, bodies) = messages(report).unzip::<_, _, Vec<String>, Vec<String>>();
     let completed = sqlx::query!(
         "SELECT tasker.complete_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text::json, $13::text::json,
-                                      $14::text::json)",
+                                      $14::text::json, $15, $16)",
         claim.token.queue.as_str(),
         claim.token.msg_id,
         claim.token.read_ct,
@@ -82,7 +87,9 @@ pub async fn complete(conn: &mut PgConnection, report: &Report) -> Result<Verdic
         report.started_at.map(to_sql),
         payload.result.as_deref(),
         payload.metadata.as_deref(),
-        payload.follows.as_deref()
+        payload.follows.as_deref(),
+        &queues,
+        &bodies
     )
     .execute(conn)
     .await;
@@ -92,6 +99,12 @@ pub async fn complete(conn: &mut PgConnection, report: &Report) -> Result<Verdic
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(REPORTED) => Ok(Verdict::Duplicate),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Queue and body of each durable event of a report.
+fn messages(report: &Report) -> impl Iterator<Item = (String, String)> {
+    let durable = report.events.iter().filter(|published| published.is_durable());
+    durable.map(|published| (published.event.queue().to_string(), published.event.to_json()))
 }
 
 #[derive(Default)]
@@ -114,6 +127,10 @@ struct Columns<'a> {
     errors: Vec<Option<String>>,
     metadatas: Vec<Option<String>>,
     follows: Vec<Option<String>>,
+    /// Whose report each event belongs to, counted from 1.
+    event_ords: Vec<i32>,
+    event_queues: Vec<String>,
+    event_bodies: Vec<String>,
 }
 
 impl<'a> Columns<'a> {
@@ -146,5 +163,11 @@ impl<'a> Columns<'a> {
         self.errors.push(payload.error);
         self.metadatas.push(payload.metadata);
         self.follows.push(payload.follows);
+        let ord = i32::try_from(self.msg_ids.len()).expect("a bounded batch");
+        for (queue, body) in messages(report) {
+            self.event_ords.push(ord);
+            self.event_queues.push(queue);
+            self.event_bodies.push(body);
+        }
     }
 }

@@ -56,7 +56,13 @@ pub async fn live_tasks(conn: &mut PgConnection) -> Result<i64, StoreError> {
 /// # Errors
 /// Where the database refuses or is away.
 pub async fn drop_everything(conn: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query!("SELECT count(pgmq.drop_queue(queue)) FROM tasker.queues").fetch_one(&mut *conn).await?;
+    sqlx::query!(
+        "SELECT count(pgmq.drop_queue(queue_name)) FROM pgmq.list_queues()
+         WHERE queue_name IN (SELECT queue FROM tasker.queues
+                              UNION ALL SELECT namespace || '_domain_events' FROM tasker.namespaces)"
+    )
+    .fetch_one(&mut *conn)
+    .await?;
     for queue in [crate::messages::TASK_REQUESTS, crate::messages::STEP_RESULTS] {
         sqlx::query!("SELECT pgmq.drop_queue($1)", queue).fetch_one(&mut *conn).await?;
     }

@@ -32,6 +32,7 @@ pub struct ByHand {
 pub struct Writes {
     history: HistoryColumns,
     attempts: AttemptColumns,
+    /// And events.
     tickets: Vec<Outgoing>,
     withdrawn: Vec<Token>,
     due: Vec<due::DueTime>,
@@ -124,6 +125,11 @@ impl Writes {
     /// Adds a ticket to send.
     pub fn ticket(&mut self, ticket: Outgoing) {
         self.tickets.push(ticket);
+    }
+
+    /// Adds a domain event to send.
+    pub fn event(&mut self, message: Outgoing) {
+        self.tickets.push(message);
     }
 
     /// Adds a ticket to delete, claimed or not.

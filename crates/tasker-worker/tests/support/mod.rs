@@ -46,7 +46,8 @@ impl Setup {
         let text = format!("name: job\nnamespace_name: here\nversion: 1.0.0\nsteps:\n{steps}");
         let (template, _) = template::parse(&text, None).unwrap();
         let known = queues::of_template(&template).unwrap();
-        let names: Vec<QueueName> = known.iter().map(|(queue, _, _)| queue.clone()).collect();
+        let names = known.iter().map(|(queue, _, _)| queue.clone());
+        let names: Vec<QueueName> = names.chain(queues::of_events(&template)).collect();
         let mut conn = db.pool.acquire().await.unwrap();
         pgmq_notify::create_queues(&mut conn, &names).await.unwrap();
         templates::register(&mut conn, &template, false).await.unwrap();
@@ -198,7 +199,8 @@ pub fn success(claim: &Claim, worker: &str) -> Report {
     let result: Arc<RawValue> = RawValue::from_string("true".to_owned()).unwrap().into();
     let outcome = ReportedOutcome::Success { result, metadata: None, follows: Follows::Nothing };
     let at = claim.claimed_at;
-    Report { claim: claim.clone(), outcome, started_at: Some(at), ended_at: at, worker: worker.into() }
+    let (claim, worker, events) = (claim.clone(), worker.into(), Vec::new());
+    Report { claim, outcome, started_at: Some(at), ended_at: at, worker, events }
 }
 
 pub fn tokens(claims: &[Claim]) -> Vec<Token> {

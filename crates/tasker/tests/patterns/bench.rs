@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Longer than any task here takes, also on a machine that is busy with something else.
-const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// Which way reports and tickets go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Bench {
     pub(crate) async fn on_both(
         template: &str,
         handlers: impl Fn(&mut HandlerRegistry),
-        test: impl AsyncFn(&mut Bench),
+        mut test: impl AsyncFnMut(&mut Bench),
     ) {
         for path in [Path::Local, Path::Queue] {
             let mut bench = Self::start(path, template, &handlers).await;

@@ -6,4 +6,5 @@ mod bench;
 mod checkpoints;
 mod decisions;
 mod demo;
+mod events;
 mod lifecycles;

@@ -84,6 +84,7 @@ impl World {
         let bodies = bodies(&self.bodies());
         self.tasks_are_those_asked_for(&tasks, client).await;
         self.fences_held().await;
+        self.every_outcome_was_published_once().await;
         let mut of_task: HashMap<Uuid, Vec<HistoryRow>> = HashMap::new();
         for row in history {
             of_task.entry(row.task_uuid).or_default().push(row);
@@ -139,6 +140,25 @@ impl World {
         let both = "SELECT count(*) FROM tasker.discarded_results d JOIN tasker.attempts a
             USING (task_uuid, step, attempt, nonce, worker, outcome) WHERE a.outcome <> 'lost'";
         assert_eq!(self.count(both).await, Some(0), "I4: a report was accepted and refused");
+    }
+
+    /// Every step publishes an event with every outcome. The last five digits of a step's id are its position,
+    /// counted from 1.
+    async fn every_outcome_was_published_once(&self) {
+        let different = "WITH told AS (
+                SELECT (message ->> 'task_uuid')::uuid, ('x000' || right(message ->> 'step_uuid', 5))::bit(32)::integer - 1,
+                       (message ->> 'attempt')::integer, message ->> 'outcome'
+                FROM pgmq.q_faults_domain_events
+            ), tried AS (
+                SELECT task_uuid, step, attempt, CASE outcome WHEN 'success' THEN outcome ELSE 'failure' END
+                FROM tasker.attempts WHERE outcome <> 'lost'
+            )
+            SELECT count(*) FROM ((TABLE told EXCEPT ALL TABLE tried) UNION ALL (TABLE tried EXCEPT ALL TABLE told)) d";
+        assert_eq!(self.count(different).await, Some(0), "I6: an event is missing, or there is one too many");
+        assert!(
+            self.count("SELECT count(*) FROM pgmq.q_faults_domain_events").await > Some(0),
+            "no event was published"
+        );
     }
 }
 

@@ -117,7 +117,8 @@ impl Shape {
             writeln!(
                 yaml,
                 "  - name: s{at}\n    type: {kind}\n    handler: {{callable: faults.Probe, \
-                 initialization: {{fail_attempts: {failures}, {settings}}}}}\n    dependencies: [{names}]\n    retry: {retry}",
+                 initialization: {{fail_attempts: {failures}, {settings}}}}}\n    dependencies: [{names}]\n    retry: {retry}\n    \
+                 publishes_events: [{{name: attempted, condition: always}}]",
             )
             .unwrap();
             if kind == "batchable" {
