@@ -100,8 +100,8 @@ impl ResultProcessor {
         crash_point::pass("advance.after_lock").await?;
         let snapshots = snapshots(conn, &self.parts, &locked.versions).await?;
         let mut advance = Advance::new(locked.now, snapshots);
-        // By task, so that the changes of one task share a history row.
-        locked.taken.sort_by_key(|position| reports[*position].claim.task);
+        // By task, so that the changes of one task share a history row; what was said first is decided first.
+        locked.taken.sort_by_key(|position| (reports[*position].claim.task, *position));
         for position in &locked.taken {
             let report = &reports[*position];
             advance.writes.attempt(report);

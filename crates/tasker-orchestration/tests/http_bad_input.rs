@@ -184,7 +184,12 @@ async fn bad_templates_are_refused_with_every_problem() {
             "INVALID_TEMPLATE",
             "steps[0].publishes_events[0].schema",
         ),
-        (format!("{head}lifecycle: {{max_duration_minutes: 5}}\n{step}"), "UNSUPPORTED_TEMPLATE", "lifecycle"),
+        (format!("{head}{}", step.replace("}}]", "}, uses: [stripe]}]")), "UNSUPPORTED_TEMPLATE", "steps[0].uses"),
+        (
+            format!("{head}lifecycle: {{max_duration_minutes: 0}}\n{step}"),
+            "INVALID_TEMPLATE",
+            "lifecycle.max_duration_minutes",
+        ),
         ("[".to_owned(), "INVALID_TEMPLATE", "line"),
     ];
     for (yaml, code, says) in cases {

@@ -103,7 +103,8 @@ DECLARE
     bodies text[];
     n integer;
 BEGIN
-    SELECT coalesce(array_agg(d.ord), '{}') INTO taken
+    -- In the order of the reports: what was said first is decided first.
+    SELECT coalesce(array_agg(d.ord ORDER BY d.ord), '{}') INTO taken
     FROM pgmq_notify.delete_fenced(queues, msg_ids, read_cts, nonces) AS d (ord);
 
     WITH r AS (
@@ -128,7 +129,7 @@ BEGIN
     accepted := taken;
     IF n < cardinality(taken) THEN
         -- A ticket was ours although its attempt is stored already: only a broken writer makes that happen.
-        SELECT coalesce(array_agg(o), '{}') INTO accepted FROM unnest(taken) AS o
+        SELECT coalesce(array_agg(o ORDER BY o), '{}') INTO accepted FROM unnest(taken) AS o
         JOIN tasker.attempts a ON a.task_uuid = task_uuids[o] AND a.step = steps[o] AND a.attempt = attempts[o]
                               AND a.nonce = nonces[o] AND a.outcome = outcomes[o];
     END IF;

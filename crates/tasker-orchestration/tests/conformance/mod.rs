@@ -379,8 +379,14 @@ impl Lives {
 
     /// What workers had stored is decided on first, then the order.
     async fn command(&mut self, task: TaskId, event: Event) {
-        let before = self.stored.iter().filter(|(of, _)| *of == task).cloned();
-        let events: Vec<_> = before.chain([(task, event.clone())]).collect();
+        let step = |(_, event): &(TaskId, Event)| match event {
+            Event::Reported { step, .. } => *step,
+            _ => StepIndex(0),
+        };
+        let mut events: Vec<_> = self.stored.iter().filter(|(of, _)| *of == task).cloned().collect();
+        // All of them ended at the same moment: the order of their steps decides.
+        events.sort_by_key(step);
+        events.push((task, event.clone()));
         let answer = self.a_server().command(task, event.clone()).await;
         let last = self.committed(events).await;
         // An action on a step that changes nothing is refused, a second cancel is not.

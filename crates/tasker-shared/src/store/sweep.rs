@@ -36,7 +36,7 @@ pub async fn undecided(
                WHERE l.updated_at < clock_timestamp() - $3 * interval '1 millisecond'
                  AND a.ended_at < clock_timestamp() - $3 * interval '1 millisecond'
            ) a ON true
-           ORDER BY l.task_uuid"#,
+           ORDER BY l.task_uuid, a.ended_at, a.step"#,
         after,
         limit,
         age_ms
@@ -71,7 +71,8 @@ pub async fn undecided_of(conn: &mut PgConnection, tasks: &[TaskId]) -> Result<V
            JOIN tasker.tasks t ON t.task_uuid = u.id
            CROSS JOIN LATERAL jsonb_each(t.sparse) AS s (step, entry)
            JOIN tasker.attempts a ON a.task_uuid = u.id AND a.step = s.step::integer
-                                 AND a.nonce = (s.entry ->> 'n')::uuid AND a.outcome <> 'lost'"#,
+                                 AND a.nonce = (s.entry ->> 'n')::uuid AND a.outcome <> 'lost'
+           ORDER BY a.task_uuid, a.ended_at, a.step"#,
         &uuids
     )
     .fetch_all(conn)
