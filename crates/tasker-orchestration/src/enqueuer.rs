@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
+use tasker_shared::store::staleness::{self, Stale};
 use tasker_shared::store::writes::ByHand;
-use tasker_shared::store::{StoreError, actions, checkpoints, due, ledger, staleness, sweep, tasks};
+use tasker_shared::store::{StoreError, actions, checkpoints, due, ledger, sweep, tasks};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -159,15 +160,22 @@ impl StepEnqueuer {
     async fn look(&self, conn: &mut PgConnection, max: usize) -> Result<Handled<Carried>, StoreError> {
         let (mut events, next_ms) = due::come_due(conn, i64::try_from(max).unwrap_or(i64::MAX)).await?;
         let taken = events.len();
+        let mut stale = Vec::new();
         if taken == 0 {
             events = self.sweep_page(conn).await?;
-            events.extend(self.stale(conn).await?);
+            stale = self.stale(conn).await?;
+            events.extend(stale.iter().filter(|stale| stale.fails).map(|stale| (stale.task, Event::Expired)));
         }
-        let ids: BTreeSet<TaskId> = events.iter().map(|(task, _)| *task).collect();
+        // All of them are locked at once, in the order of their ids.
+        let filed = stale.iter().filter(|stale| stale.files && !stale.is_filed).map(|stale| stale.task);
+        let ids: BTreeSet<TaskId> = events.iter().map(|(task, _)| *task).chain(filed.clone()).collect();
         let mut carried = Carried::default();
         if !ids.is_empty() {
             let ids: Vec<TaskId> = ids.into_iter().collect();
             let mut advance = self.locked(conn, &ids).await?;
+            for task in filed {
+                ledger::file_task(conn, task, "stale", &self.parts.name).await?;
+            }
             for (task, event) in events {
                 if let Err(refused) = advance.event(task, &event) {
                     tracing::warn!(%task, %refused, "a stored event that never could apply");
@@ -212,24 +220,17 @@ impl StepEnqueuer {
         Ok(found)
     }
 
-    /// Tasks that have passed a bound of their life: those that are to be filed are, those that are to end are told.
-    async fn stale(&self, conn: &mut PgConnection) -> Result<Vec<(TaskId, Event)>, StoreError> {
+    /// A page of the tasks that have passed a bound of their life.
+    async fn stale(&self, conn: &mut PgConnection) -> Result<Vec<Stale>, StoreError> {
         let after = self.sweep.lock().expect("no panic while held").stale_after;
         let found = staleness::stale(conn, after, STALE_PAGE).await?;
-        let mut expired = Vec::new();
-        for stale in &found {
-            if stale.files && !stale.is_filed {
-                ledger::file_task(conn, stale.task, "stale", &self.parts.name).await?;
-            }
-            if stale.fails {
-                tracing::warn!(task = %stale.task, bound = stale.bound, minutes = stale.minutes, "a task has passed a bound of its life and ends in error");
-                expired.push((stale.task, Event::Expired));
-            }
+        for Stale { task, bound, minutes, .. } in found.iter().filter(|stale| stale.fails) {
+            tracing::warn!(%task, bound, minutes, "a task has passed a bound of its life and ends in error");
         }
         let full = found.len() == usize::try_from(STALE_PAGE).unwrap_or(usize::MAX);
-        let last = found.last().map(|stale| stale.task).filter(|_| full);
-        self.sweep.lock().expect("no panic while held").stale_after = last;
-        Ok(expired)
+        self.sweep.lock().expect("no panic while held").stale_after =
+            found.last().map(|stale| stale.task).filter(|_| full);
+        Ok(found)
     }
 
     async fn locked(&self, conn: &mut PgConnection, ids: &[TaskId]) -> Result<Advance, StoreError> {

@@ -11,6 +11,7 @@ use sqlx::postgres::PgListener;
 use sqlx::{Connection, Executor, PgConnection};
 use tasker_lifecycle::TaskId;
 use tasker_shared::config::Config;
+use tasker_shared::testing::eventually;
 use uuid::Uuid;
 
 const KEYED: &str = "
@@ -41,17 +42,17 @@ async fn submit(conn: &mut PgConnection, arguments: &str) -> Uuid {
 impl Server {
     /// The task, once its request was judged.
     async fn judged(&self, task: Uuid) -> Value {
-        let judged = async {
-            loop {
-                let answer: Answer = self.get(&format!("/v1/tasks/{task}")).await;
-                if answer.status == 200 {
-                    return answer.json();
-                }
-                assert_eq!(answer.status, 404, "{answer:?}");
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut judged = Value::Null;
+        eventually("the request is judged", async || {
+            let answer: Answer = self.get(&format!("/v1/tasks/{task}")).await;
+            assert!(matches!(answer.status, 200 | 404), "{answer:?}");
+            if answer.status == 200 {
+                judged = answer.json();
             }
-        };
-        tokio::time::timeout(Duration::from_secs(20), judged).await.expect("the request is judged")
+            answer.status == 200
+        })
+        .await;
+        judged
     }
 
     async fn number(&self, query: &str) -> i64 {
@@ -59,12 +60,10 @@ impl Server {
     }
 
     async fn until_queue_is_empty(&self) {
-        let empty = async {
-            while self.number("SELECT count(*) FROM pgmq.q_orchestration_task_requests").await > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), empty).await.expect("the requests are taken");
+        eventually("the requests are taken", async || {
+            self.number("SELECT count(*) FROM pgmq.q_orchestration_task_requests").await == 0
+        })
+        .await;
     }
 }
 

@@ -25,6 +25,18 @@ const FUNCTIONS: &str = include_str!("../../pgmq-notify/src/sql/functions.sql");
 /// How long the shared server waits for another test process.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// Longer than anything that a test waits for, also on a machine that is busy with something else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until the answer is yes: for what another process or the database does, and says to nobody.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// A database of its own, dropped with this value; kept, and named on standard error, when the test panicked.
 #[derive(Debug)]
 pub struct TestDatabase {

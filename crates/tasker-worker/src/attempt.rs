@@ -63,7 +63,7 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
     if let Some(publication) = &publication {
         shared.held.publishes(key, Arc::clone(publication));
     }
-    let mut attempt = Attempt {
+    let mut ctx = StepContext(Arc::new(Attempt {
         task: claim.task,
         step: claim.step,
         pattern,
@@ -89,8 +89,8 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
             tried: AtomicBool::new(false),
             stored: Mutex::default(),
         })),
-    };
-    let Some(returned) = run_to_the_end(&shared, &claim, &*handler, &mut attempt, timeout).await else {
+    }));
+    let Some(returned) = run_to_the_end(&shared, &claim, &*handler, &mut ctx, timeout).await else {
         return shared.held.forget(key);
     };
     // Whatever the handler has started on its own learns that its time is over.
@@ -105,7 +105,7 @@ async fn run(shared: Arc<Shared>, reporter: Reporter, ready: Ready) {
     let started_at = Some(clock.at(started));
     let events = events::of(publication.as_deref(), &claim, &outcome, ended_at);
     let report = Report { claim, outcome, started_at, ended_at, worker: Arc::clone(&shared.id), events };
-    match StepContext(Arc::new(attempt)).may_be_completed() {
+    match ctx.may_be_completed() {
         Some(events) => reporter.confirm(&shared, report, events).await,
         None => reporter.report(&shared, report).await,
     }
@@ -119,26 +119,33 @@ async fn run_to_the_end(
     shared: &Shared,
     claim: &Claim,
     handler: &dyn StepHandler,
-    attempt: &mut Attempt,
+    ctx: &mut StepContext,
     timeout: Duration,
 ) -> Option<Result<StepOutcome, StepError>> {
     let started = Instant::now();
     loop {
-        attempt.deadline = Instant::now() + timeout;
-        shared.held.run(Key::of(&claim.token), Running { started, deadline: attempt.deadline });
-        let ctx = StepContext(Arc::new(attempt.clone()));
+        shared.held.run(Key::of(&claim.token), Running { started, deadline: ctx.deadline() });
         let returned = tokio::select! {
-            returned = call(handler, ctx, timeout) => returned,
+            returned = call(handler, ctx.clone(), timeout) => returned,
             () = shared.stop.attempts.cancelled() => return None,
         };
         match stop_on_the_way(&shared.config.limits, &returned) {
             None => return Some(returned),
             Some(Err(refused)) => return Some(Err(refused)),
             Some(Ok(checkpoint)) => {
-                if !checkpoints::store(shared, claim, checkpoint).await {
-                    return None;
+                let stored = tokio::select! {
+                    stored = checkpoints::store(shared, claim, checkpoint) => stored,
+                    () = shared.stop.attempts.cancelled() => return None,
+                };
+                match stored {
+                    Ok(true) => {
+                        let next = Arc::make_mut(&mut ctx.0);
+                        next.checkpoint = checkpoints::read(checkpoint);
+                        next.deadline = Instant::now() + timeout;
+                    }
+                    Ok(false) => return None,
+                    Err(refused) => return Some(Err(refused)),
                 }
-                attempt.checkpoint = checkpoints::read(checkpoint);
             }
         }
     }

@@ -105,9 +105,12 @@ pub(crate) fn read(json: &RawValue) -> Option<Checkpoint> {
     serde_json::from_str(json.get()).ok()
 }
 
-/// Stores a checkpoint under the fence of its claim; answers whether the handler may go on. Tries until the database
-/// answers: only it knows whether the claim is still ours.
-pub(crate) async fn store(shared: &Shared, claim: &Claim, checkpoint: &RawValue) -> bool {
+/// Stores a checkpoint under the fence of its claim; answers whether the claim is still ours. Tries until the database
+/// answers: only it knows that.
+///
+/// # Errors
+/// The attempt's failure, where the database refuses the checkpoint for good.
+pub(crate) async fn store(shared: &Shared, claim: &Claim, checkpoint: &RawValue) -> Result<bool, StepError> {
     /// A heartbeat or a cancel holds the ticket for as long as its statement takes.
     const LOCKED: Duration = Duration::from_millis(5);
     let mut pause = Pause::default();
@@ -119,17 +122,25 @@ pub(crate) async fn store(shared: &Shared, claim: &Claim, checkpoint: &RawValue)
         };
         match stored.await {
             Ok(Extension::Extended) => {
+                shared.outage.answered(Instant::now());
                 shared.held.extended(Key::of(&claim.token), asked);
-                return true;
+                return Ok(true);
             }
             Ok(Extension::Lost) => {
                 if shared.held.lost(Key::of(&claim.token)) {
                     shared.metrics.heartbeats_lost.inc();
                 }
-                return false;
+                return Ok(false);
             }
             Ok(Extension::Skipped) => tokio::time::sleep(LOCKED).await,
-            Err(error) => tokio::time::sleep(pause.next(&error, "checkpoint")).await,
+            Err(error) if error.is_transient() => {
+                shared.outage.failed(Instant::now());
+                tokio::time::sleep(pause.next(&error, "checkpoint")).await;
+            }
+            Err(error) => {
+                let message = format!("the checkpoint could not be stored: {error}");
+                return Err(StepError::permanent(message).with_class("checkpoint_refused"));
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use support::Setup;
 use tasker_shared::local::{LocalClaim, LocalServer, LocalWorker};
 use tasker_shared::messages::{Claim, ReportedOutcome};
+use tasker_shared::testing::eventually;
 use tasker_worker::{HandlerRegistry, Server, StepContext, StepOutcome};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -159,14 +160,12 @@ async fn a_worker_survives_the_loss_of_every_connection() {
             drop(sqlx::query("SELECT 1").execute(&mut *conn).await);
         }
     }
-    let done = async {
-        let all = "SELECT count(*) FROM tasker.attempts WHERE outcome = 'success'";
-        while sqlx::query_scalar::<_, i64>(all).fetch_one(&setup.db.pool).await.unwrap_or(0) < 40 {
-            open.add_permits(1);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(LONG, done).await.unwrap();
+    let all = "SELECT count(*) FROM tasker.attempts WHERE outcome = 'success'";
+    eventually("every step is complete", async || {
+        open.add_permits(1);
+        sqlx::query_scalar::<_, i64>(all).fetch_one(&setup.db.pool).await.unwrap_or(0) >= 40
+    })
+    .await;
     assert_eq!(setup.number(&format!("SELECT count(*) FROM {}", setup.ticket_table())).await, 0);
     worker.stop().await;
 }
@@ -180,15 +179,13 @@ async fn hand_over(setup: &Setup, local: &LocalWorker, claim: &Claim) {
 
 /// A slot, as soon as the worker does not need it to look into its queues.
 async fn reserve(setup: &Setup, local: &LocalWorker) -> OwnedSemaphorePermit {
-    let reserved = async {
-        loop {
-            match local.reserve(&setup.queue, "h") {
-                Some(slot) => return slot,
-                None => tokio::time::sleep(Duration::from_millis(1)).await,
-            }
-        }
-    };
-    tokio::time::timeout(LONG, reserved).await.unwrap()
+    let mut slot = None;
+    eventually("a slot is free", async || {
+        slot = local.reserve(&setup.queue, "h");
+        slot.is_some()
+    })
+    .await;
+    slot.unwrap()
 }
 
 #[tokio::test]

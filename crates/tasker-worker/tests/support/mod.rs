@@ -16,7 +16,7 @@ use tasker_shared::store::tasks::{Details, NewTask, Snapshot};
 use tasker_shared::store::writes::Writes;
 use tasker_shared::store::{claims, from_sql, queues, templates};
 use tasker_shared::telemetry::Metrics;
-use tasker_shared::testing::TestDatabase;
+use tasker_shared::testing::{TestDatabase, eventually};
 use tasker_worker::{HandlerRegistry, RunningWorker, Server, Worker};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -169,12 +169,7 @@ impl Setup {
 
     /// Waits until the query says true.
     pub async fn until(&self, query: &str) {
-        let done = async {
-            while !sqlx::query_scalar::<_, bool>(query).fetch_one(&self.db.pool).await.unwrap() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, done).await.is_ok(), "never true: {query}");
+        eventually(query, async || sqlx::query_scalar(query).fetch_one(&self.db.pool).await.unwrap()).await;
     }
 
     /// Waits until this many attempts were reported.

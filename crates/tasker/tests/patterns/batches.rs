@@ -1,14 +1,14 @@
 //! Batches: a worker for each, a bounded number at once, and what a failed one means.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tasker_lifecycle::TaskState;
 use tasker_worker::{Cursor, HandlerRegistry, StepContext, StepError, StepOutcome};
 
-use crate::bench::Bench;
+use tokio::sync::watch;
+
+use crate::bench::{BOUND, Bench};
 
 fn template(strategy: &str, parallelism: usize) -> String {
     format!(
@@ -27,15 +27,26 @@ steps:
     )
 }
 
-/// How many batches ran at once at most.
-#[derive(Default)]
-struct Gauge {
-    now: AtomicUsize,
-    most: AtomicUsize,
+/// Where batch workers wait until the test opens it; it says how many are there.
+struct Gate {
+    running: watch::Sender<usize>,
+    open: watch::Sender<bool>,
 }
 
-fn handlers(gauge: &Arc<Gauge>) -> impl Fn(&mut HandlerRegistry) + use<> {
-    let gauge = Arc::clone(gauge);
+impl Gate {
+    fn open() -> Arc<Self> {
+        Arc::new(Self { running: watch::Sender::new(0), open: watch::Sender::new(true) })
+    }
+
+    async fn pass(&self) {
+        self.running.send_modify(|running| *running += 1);
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+        self.running.send_modify(|running| *running -= 1);
+    }
+}
+
+fn handlers(gate: &Arc<Gate>) -> impl Fn(&mut HandlerRegistry) + use<> {
+    let gate = Arc::clone(gate);
     move |registry: &mut HandlerRegistry| {
         registry.register_fn("split", async |ctx: StepContext| {
             let items: u64 = ctx.get_input("items")?;
@@ -43,17 +54,12 @@ fn handlers(gauge: &Arc<Gauge>) -> impl Fn(&mut HandlerRegistry) + use<> {
             let field = config.cursor_field.clone();
             StepOutcome::batches(Cursor::ranges(items, config.batch_size), json!({"items": items, "field": field}))
         });
-        let gauge = Arc::clone(&gauge);
+        let gate = Arc::clone(&gate);
         registry.register_fn("work", move |ctx: StepContext| {
-            let gauge = Arc::clone(&gauge);
+            let gate = Arc::clone(&gate);
             async move {
-                let now = gauge.now.fetch_add(1, Ordering::SeqCst) + 1;
-                gauge.most.fetch_max(now, Ordering::SeqCst);
-                // Long enough for others to be seen beside it.
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                let done = work(&ctx);
-                gauge.now.fetch_sub(1, Ordering::SeqCst);
-                done
+                gate.pass().await;
+                work(&ctx)
             }
         });
         registry.register_fn("join", async |ctx: StepContext| {
@@ -82,9 +88,17 @@ fn work(ctx: &StepContext) -> Result<StepOutcome, StepError> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_batch_is_worked_on_once_and_no_more_at_once_than_allowed() {
     for parallelism in [1, 3] {
-        let gauge = Arc::new(Gauge::default());
-        Bench::on_both(&template("fail_fast", parallelism), handlers(&gauge), async |bench| {
-            let task = bench.completes(json!({"items": 95})).await;
+        let gate = Gate::open();
+        Bench::on_both(&template("fail_fast", parallelism), handlers(&gate), async |bench| {
+            gate.open.send_replace(false);
+            let task = bench.create(json!({"items": 95})).await;
+            let all_in = async { gate.running.subscribe().wait_for(|running| *running == parallelism).await.map(drop) };
+            tokio::time::timeout(BOUND, all_in).await.expect("as many run as may").unwrap();
+            // Nothing moves while they run: what is enqueued now is all that may be.
+            let live = bench.letters(task).await.matches('Q').count();
+            assert_eq!(live, parallelism);
+            gate.open.send_replace(true);
+            assert_eq!(bench.rests(task).await, TaskState::Complete);
             let joined = json!({"sum": (0..95).sum::<u64>(), "batches": 10, "first": "work_001", "failed": []});
             assert_eq!(bench.result(task, 2).await, joined);
             assert_eq!(bench.letters(task).await, format!("C.C{}", "C".repeat(10)));
@@ -95,14 +109,13 @@ async fn every_batch_is_worked_on_once_and_no_more_at_once_than_allowed() {
             assert_eq!(bench.count("SELECT count(*) FROM tasker.steps").await, 12);
         })
         .await;
-        assert!(gauge.most.load(Ordering::SeqCst) <= parallelism);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_handler_that_splits_reads_its_batch_config() {
     let template = template("fail_fast", 3).replace("batch_size: 10, ", "batch_size: 25, ");
-    Bench::on_both(&template, handlers(&Arc::default()), async |bench| {
+    Bench::on_both(&template, handlers(&Gate::open()), async |bench| {
         let task = bench.completes(json!({"items": 60})).await;
         assert_eq!(bench.letters(task).await, "C.CCCC");
         assert_eq!(bench.result(task, 0).await["field"], "id");
@@ -112,7 +125,7 @@ async fn the_handler_that_splits_reads_its_batch_config() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_to_split_runs_one_worker_that_has_nothing_to_do() {
-    Bench::on_both(&template("fail_fast", 3), handlers(&Arc::default()), async |bench| {
+    Bench::on_both(&template("fail_fast", 3), handlers(&Gate::open()), async |bench| {
         let task = bench.completes(json!({"items": 0})).await;
         assert_eq!(bench.letters(task).await, "C.CC");
         assert_eq!(bench.result(task, 3).await["name"], "work_000");
@@ -124,7 +137,7 @@ async fn nothing_to_split_runs_one_worker_that_has_nothing_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_may_fail_alone_lets_the_convergence_run() {
     for (strategy, listed) in [("continue_on_failure", json!(["work_002"])), ("isolate", json!([]))] {
-        Bench::on_both(&template(strategy, 2), handlers(&Arc::default()), async |bench| {
+        Bench::on_both(&template(strategy, 2), handlers(&Gate::open()), async |bench| {
             let task = bench.completes(json!({"items": 40, "fails": ["002"]})).await;
             assert_eq!(bench.letters(task).await, "C.CCECC");
             let joined = bench.result(task, 2).await;
@@ -138,7 +151,7 @@ async fn a_batch_that_may_fail_alone_lets_the_convergence_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_fails_all_cancels_the_others_and_the_convergence_waits() {
-    Bench::on_both(&template("fail_fast", 1), handlers(&Arc::default()), async |bench| {
+    Bench::on_both(&template("fail_fast", 1), handlers(&Gate::open()), async |bench| {
         let task = bench.create(json!({"items": 40, "fails": ["002"]})).await;
         assert_eq!(bench.rests(task).await, TaskState::BlockedByFailures);
         assert_eq!(bench.letters(task).await, "C.PCEXX");
@@ -148,7 +161,7 @@ async fn a_batch_that_fails_all_cancels_the_others_and_the_convergence_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_batches_are_joined() {
-    Bench::on_both(&template("fail_fast", 50), handlers(&Arc::default()), async |bench| {
+    Bench::on_both(&template("fail_fast", 50), handlers(&Gate::open()), async |bench| {
         let task = bench.completes(json!({"items": 10_000})).await;
         let joined = bench.result(task, 2).await;
         assert_eq!((&joined["batches"], &joined["sum"]), (&json!(1_000), &json!((0..10_000_u64).sum::<u64>())));

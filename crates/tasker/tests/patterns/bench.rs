@@ -83,9 +83,34 @@ impl Bench {
 
     /// Creates a task of the template, which is called `test/t` in all tests.
     pub(crate) async fn create(&self, context: Value) -> TaskId {
-        let mut request = TaskRequest::new("test", "t");
+        self.create_of("t", context).await
+    }
+
+    /// Creates a task of another template.
+    pub(crate) async fn create_of(&self, name: &str, context: Value) -> TaskId {
+        let mut request = TaskRequest::new("test", name);
         request.context = serde_json::value::to_raw_value(&context).unwrap();
         self.engine.create(request).await.unwrap().task
+    }
+
+    /// Registers another template.
+    pub(crate) async fn register(&self, template: &str) {
+        let (read, _) = template::parse(template, None).unwrap_or_else(|problems| panic!("{problems:?}"));
+        self.engine.register(read, false).await.unwrap();
+    }
+
+    /// Waits until the task is in this state, woken by each of its commits.
+    pub(crate) async fn reaches(&self, task: TaskId, state: TaskState) {
+        let mut watcher = self.engine.watch().subscribe(task);
+        let there = "SELECT state FROM tasker.tasks WHERE task_uuid = $1";
+        let reached = async {
+            while sqlx::query_scalar::<_, String>(there).bind(task.uuid()).fetch_one(&self.pool).await.unwrap()
+                != state.as_str()
+            {
+                watcher.changed().await;
+            }
+        };
+        assert!(tokio::time::timeout(BOUND, reached).await.is_ok(), "task {task} never is {state}");
     }
 
     /// Waits until the task rests.

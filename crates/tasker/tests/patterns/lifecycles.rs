@@ -1,17 +1,15 @@
 //! Bounds on a task's life: each is seen by the sweep, and what the template says follows.
 
-use std::time::Duration;
-
 use tasker_lifecycle::{TaskId, TaskState};
 use tasker_worker::{HandlerRegistry, StepContext, StepError, StepOutcome};
 
 use crate::bench::Bench;
 
 /// A task of this template waits for a retry until its life is over.
-fn template(lifecycle: &str) -> String {
+fn template(name: &str, lifecycle: &str) -> String {
     format!(
         "
-name: t
+name: {name}
 namespace_name: test
 version: 1.0.0
 lifecycle: {lifecycle}
@@ -29,16 +27,22 @@ fn handlers(registry: &mut HandlerRegistry) {
 }
 
 /// A task that waits for its retry, and has done so for ten minutes as far as the database knows.
-async fn aged(bench: &Bench) -> TaskId {
-    let task = bench.create(serde_json::json!({})).await;
-    let waiting = "SELECT count(*) FROM tasker.tasks WHERE state = 'waiting_for_retry'";
-    while bench.count(waiting).await == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+async fn aged(bench: &Bench, template: &str) -> TaskId {
+    let task = bench.create_of(template, serde_json::json!({})).await;
+    bench.reaches(task, TaskState::WaitingForRetry).await;
+    for age in [
+        "UPDATE tasker.tasks SET created_at = created_at - interval '10 minutes' WHERE task_uuid = $1",
+        "UPDATE tasker.history SET at = at - interval '10 minutes' WHERE task_uuid = $1",
+    ] {
+        sqlx::query(age).bind(task.uuid()).execute(&bench.pool).await.unwrap();
     }
-    let age = "UPDATE tasker.tasks SET created_at = created_at - interval '10 minutes';
-               UPDATE tasker.history SET at = at - interval '10 minutes'";
-    sqlx::raw_sql(age).execute(&bench.pool).await.unwrap();
     task
+}
+
+/// A younger task whose end shows that the sweep has looked at all that are older.
+async fn the_sweep_has_looked(bench: &Bench) {
+    let canary = aged(bench, "canary").await;
+    assert_eq!(bench.rests(canary).await, TaskState::Error);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,17 +61,16 @@ async fn each_bound_of_a_life_does_what_its_template_says() {
             false,
         ),
     ] {
-        Bench::on_both(&template(lifecycle), handlers, async |bench| {
-            let task = aged(bench).await;
-            if ends {
-                assert_eq!(bench.rests(task).await, TaskState::Error, "{lifecycle}");
-                assert_eq!(bench.letters(task).await, "XX", "{lifecycle}");
-            }
-            // The sweep looks ten times a second: more looks change nothing.
-            tokio::time::sleep(Duration::from_millis(700)).await;
+        Bench::on_both(&template("t", lifecycle), handlers, async |bench| {
+            bench.register(&template("canary", "{max_duration_minutes: 5, staleness_action: error}")).await;
+            let task = aged(bench, "t").await;
+            // Twice, because a second look must change nothing.
+            the_sweep_has_looked(bench).await;
+            the_sweep_has_looked(bench).await;
+            let (state, letters) = if ends { (TaskState::Error, "XX") } else { (TaskState::WaitingForRetry, "WP") };
+            bench.reaches(task, state).await;
+            assert_eq!(bench.letters(task).await, letters, "{lifecycle}");
             assert_eq!(bench.count(FILED).await, filed, "{lifecycle}");
-            let live = "SELECT count(*) FROM tasker.tasks WHERE ended_at IS NULL";
-            assert_eq!(bench.count(live).await, i64::from(!ends), "{lifecycle}");
         })
         .await;
     }

@@ -7,11 +7,12 @@ mod storm;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tasker_client::Client;
+pub(crate) use tasker_shared::testing::eventually;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -133,15 +134,6 @@ impl Drop for World {
                 eprintln!("--- {}\n{tail}", entry.file_name().display());
             }
         }
-    }
-}
-
-/// Asks again and again until the answer is yes.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + BOUND;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not within {BOUND:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
