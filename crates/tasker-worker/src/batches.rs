@@ -1,11 +1,14 @@
 //! Decisions and batches as handlers see them: outcomes that say what follows, and the batch that a worker is given.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tasker_lifecycle::template::{BatchConfig, FailureStrategy, Template};
-use tasker_lifecycle::{Expansion, StepIndex};
+use tasker_lifecycle::{Expansion, StepIndex, TaskId};
 pub use tasker_shared::follows::Cursor;
 use tasker_shared::follows::{NO_BATCH, cursors, worker_name};
 
@@ -36,7 +39,7 @@ pub struct BatchFailure<'a> {
 }
 
 impl Batches {
-    pub(crate) fn new(template: &Template, expansion: Expansion, result: Option<&RawValue>) -> Self {
+    fn new(template: &Template, expansion: Expansion, result: Option<&RawValue>) -> Self {
         let cursors = result.map(cursors).unwrap_or_default();
         let id = |at: usize| cursors.get(at).map_or(NO_BATCH, |cursor: &Cursor| cursor.batch_id.as_str());
         let names = (0..expansion.count as usize).map(|at| worker_name(template, expansion.worker, id(at))).collect();
@@ -51,6 +54,36 @@ impl Batches {
 
     fn position(&self, step: StepIndex) -> Option<usize> {
         step.at().checked_sub(self.expansion.first.at()).filter(|position| *position < self.names.len())
+    }
+}
+
+/// The batches that steps of this worker saw lately. What a batchable step's result says never changes, and each of a
+/// thousand batch workers would read all of it again.
+#[derive(Debug, Default)]
+pub(crate) struct KnownBatches(Mutex<HashMap<(TaskId, StepIndex), Arc<Batches>>>);
+
+impl KnownBatches {
+    /// Splits that are kept. Each may be as large as a result.
+    const MOST: usize = 32;
+
+    pub(crate) fn of(
+        &self,
+        task: TaskId,
+        template: &Template,
+        expansion: Expansion,
+        result: Option<&RawValue>,
+    ) -> Arc<Batches> {
+        let key = (task, expansion.batchable);
+        if let Some(known) = self.0.lock().expect("no panic while held").get(&key) {
+            return Arc::clone(known);
+        }
+        let batches = Arc::new(Batches::new(template, expansion, result));
+        let mut known = self.0.lock().expect("no panic while held");
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(key, Arc::clone(&batches));
+        batches
     }
 }
 
@@ -169,7 +202,7 @@ impl StepContext {
     /// # Errors
     /// A permanent `validation_error` where the step is no batch worker.
     pub fn batch(&self) -> Result<Batch<'_>, StepError> {
-        let mine = |batches: &&Batches| batches.position(self.0.step).is_some();
+        let mine = |batches: &&Arc<Batches>| batches.position(self.0.step).is_some();
         let Some(batches) = self.0.batches.iter().find(mine) else {
             return Err(StepError::permanent("this step is no batch worker").with_class("validation_error"));
         };
@@ -183,7 +216,7 @@ impl StepContext {
     /// # Errors
     /// A permanent `validation_error` where a result is of another type.
     pub fn batch_results<T: DeserializeOwned>(&self, pattern: &str) -> Result<Vec<(String, T)>, StepError> {
-        let of_pattern = |batches: &&Batches| self.0.template.step(batches.expansion.worker).name == pattern;
+        let of_pattern = |batches: &&Arc<Batches>| self.0.template.step(batches.expansion.worker).name == pattern;
         let Some(batches) = self.0.batches.iter().find(of_pattern) else { return Ok(Vec::new()) };
         let mine = self.0.results.iter().filter_map(|(step, result)| Some((batches.name(*step)?, result)));
         mine.map(|(name, result)| {

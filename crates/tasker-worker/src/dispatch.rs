@@ -358,7 +358,7 @@ async fn start(shared: &Arc<Shared>, reporter: &Reporter, runnable: Vec<Runnable
         return;
     }
     let wanted = runnable.iter().map(|r| Wanted::new(&r.open.claim, &r.plan, r.pattern, r.shape.as_ref()));
-    match inputs::gather(&shared.pool, &shared.payloads, &wanted.collect::<Vec<_>>()).await {
+    match inputs::gather(shared, &wanted.collect::<Vec<_>>()).await {
         Ok(inputs) => {
             for (Runnable { open, plan, pattern, handler, limit, .. }, input) in runnable.into_iter().zip(inputs) {
                 let Open { claim, claimed, slot, cancelled } = open;

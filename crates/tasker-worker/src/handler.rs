@@ -53,7 +53,7 @@ pub(crate) struct Attempt {
     /// The errors of batch workers before this step that failed although it runs.
     pub(crate) failures: Vec<(StepIndex, Arc<RawValue>)>,
     /// The batches that this step or steps before it belong to.
-    pub(crate) batches: Vec<Batches>,
+    pub(crate) batches: Vec<Arc<Batches>>,
     /// How far an earlier run got.
     pub(crate) checkpoint: Option<Checkpoint>,
     /// None for a handler that is tested alone.

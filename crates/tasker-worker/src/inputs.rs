@@ -14,6 +14,7 @@ use tasker_shared::store::{StoreError, checkpoints as stored, claims};
 use crate::batches::Batches;
 use crate::checkpoints::{self, Checkpoint};
 use crate::plans::Plan;
+use crate::worker::Shared;
 
 /// What one attempt reads.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct Input {
     pub(crate) results: Vec<(StepIndex, Arc<RawValue>)>,
     /// The errors of batch workers before it that failed alone.
     pub(crate) failures: Vec<(StepIndex, Arc<RawValue>)>,
-    pub(crate) batches: Vec<Batches>,
+    pub(crate) batches: Vec<Arc<Batches>>,
     /// How far an earlier attempt got.
     pub(crate) checkpoint: Option<Checkpoint>,
 }
@@ -59,7 +60,8 @@ impl Wanted {
 }
 
 /// The inputs of a batch, in its order, with at most one round trip.
-pub(crate) async fn gather(pool: &PgPool, payloads: &Payloads, wanted: &[Wanted]) -> Result<Vec<Input>, StoreError> {
+pub(crate) async fn gather(shared: &Shared, wanted: &[Wanted]) -> Result<Vec<Input>, StoreError> {
+    let (pool, payloads) = (&shared.pool, &*shared.payloads);
     let mut found: Vec<_> = wanted.iter().map(|want| payloads.get(want.task, &want.ancestors)).collect();
     let (mut contexts, mut results) = (Vec::new(), Vec::new());
     for (want, (context, cached)) in wanted.iter().zip(&found) {
@@ -94,7 +96,8 @@ pub(crate) async fn gather(pool: &PgPool, payloads: &Payloads, wanted: &[Wanted]
     for (want, (context, cached)) in wanted.iter().zip(found) {
         let results: Vec<_> = want.ancestors.iter().copied().zip(cached.into_iter().map(or_null)).collect();
         let of = |step: StepIndex| results.iter().find(|(at, _)| *at == step).map(|(_, result)| &**result);
-        let batches = want.expansions.iter().map(|e| Batches::new(&want.template, *e, of(e.batchable))).collect();
+        let known = |e: &Expansion| shared.batches.of(want.task, &want.template, *e, of(e.batchable));
+        let batches = want.expansions.iter().map(known).collect();
         let failures = failures(pool, want).await?;
         let checkpoint = reached.get(&(want.task, want.step)).and_then(|json| checkpoints::read(json));
         inputs.push(Input { context: or_null(context), results, failures, batches, checkpoint });

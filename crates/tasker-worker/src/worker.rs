@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::batches::KnownBatches;
 use crate::completion::{self, Reporter};
 use crate::events::{self, Listener, Publishing};
 use crate::held::Held;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) queues: watch::Sender<Arc<Vec<(QueueName, i16)>>>,
     pub(crate) payloads: Arc<Payloads>,
     pub(crate) plans: Plans,
+    pub(crate) batches: KnownBatches,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) publishing: Arc<Publishing>,
     pub(crate) wakeups: Wakeups,
@@ -168,6 +170,7 @@ impl WorkerBuilder {
         let shared = Arc::new(Shared {
             id: config.worker.id.as_str().into(),
             plans: Plans::default(),
+            batches: KnownBatches::default(),
             held: Held::default(),
             outage: Outage::new(Duration::from_millis(config.worker.heartbeat_ms)),
             stop: Stop::default(),
