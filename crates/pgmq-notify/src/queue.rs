@@ -126,6 +126,26 @@ pub async fn delete_any(conn: &mut PgConnection, tokens: &[Token]) -> Result<Vec
     Ok(indices(ordinals))
 }
 
+/// Deletes messages that nobody has ever claimed, where the nonce matches; says which did, as ascending indices.
+///
+/// # Errors
+/// What the database says.
+pub async fn delete_unclaimed(conn: &mut PgConnection, tokens: &[Token]) -> Result<Vec<usize>, Error> {
+    if tokens.is_empty() {
+        return Ok(Vec::new());
+    }
+    let columns = Columns::of(tokens);
+    let ordinals = sqlx::query_scalar!(
+        r#"SELECT ord AS "ord!" FROM pgmq_notify.delete_unclaimed($1, $2, $3) AS ord"#,
+        columns.queues as _,
+        &columns.msg_ids,
+        &columns.nonces
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(indices(ordinals))
+}
+
 /// Extends the leases of claims, to end one `lease` from now; says for each token what became of it.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 mod analytics;
 mod dead_letters;
 mod error;
+mod resources;
 mod sse;
 
 use std::time::Duration;

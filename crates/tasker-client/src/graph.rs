@@ -267,6 +267,7 @@ fn topological<P: AsRef<[StepIndex]>>(parents: &[P]) -> Vec<usize> {
 fn fill(state: Option<StepState>) -> &'static str {
     match state {
         None | Some(StepState::Pending) => "#e5e7eb",
+        Some(StepState::Held) => "#ddd6fe",
         Some(StepState::Enqueued) => "#bfdbfe",
         Some(StepState::InProgress) => "#93c5fd",
         Some(StepState::WaitingForRetry) => "#fde68a",

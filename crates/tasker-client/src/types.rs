@@ -12,6 +12,7 @@ mod explain;
 mod health;
 mod history;
 mod repair;
+mod resource;
 mod step;
 mod task;
 mod template;
@@ -28,6 +29,7 @@ pub use explain::{Explanation, HandlerInfo, HandlerList, StepExplanation, StepRe
 pub use health::{CheckStatus, DetailedHealth, Health, HealthCheck};
 pub use history::{History, HistoryEntry, HistoryQuery, StepTransition, TaskEvent};
 pub use repair::{BulkRepair, BulkRepairReport, RepairFilter, RepairOutcome, RepairedStep};
+pub use resource::{BreakerState, ResourceInfo, ResourceList, ResourceQuery, ResourceUpdate};
 pub use step::{AttemptError, AttemptOutcome, StepAudit, StepResponse};
 pub use task::{
     ExecutionStatus, ListQuery, Pagination, RecommendedAction, TaskHealth, TaskList, TaskOptions, TaskRefusal,

@@ -163,6 +163,7 @@ impl Task {
                 kind(parent) == StepKind::BatchWorker || kind(child) == StepKind::DeferredConvergence
             }
             StepState::Pending
+            | StepState::Held
             | StepState::Enqueued
             | StepState::InProgress
             | StepState::WaitingForRetry

@@ -40,6 +40,14 @@ pub fn decide(task: &Task, event: &Event, now: Timestamp) -> Result<Decision, Re
             next.state_of(step)?;
             next.due(step, nonce);
         }
+        Event::Admitted { step, nonce } => {
+            next.state_of(step)?;
+            next.admitted(step, nonce);
+        }
+        Event::Parked { step, nonce } => {
+            next.state_of(step)?;
+            next.parked(step, nonce);
+        }
         Event::Cancelled => next.cancelled()?,
         Event::Expired if task.state().is_terminal() => {}
         Event::Expired => next.end(TaskState::Error),
@@ -53,7 +61,9 @@ pub fn decide(task: &Task, event: &Event, now: Timestamp) -> Result<Decision, Re
         },
         Event::StepCompleted { step, ref follows } => match next.state_of(step)? {
             // Before the start a completion would make the task look started, and its roots would never run.
-            StepState::Error | StepState::Pending | StepState::WaitingForRetry if task.is_started() => {
+            StepState::Error | StepState::Pending | StepState::Held | StepState::WaitingForRetry
+                if task.is_started() =>
+            {
                 next.close_by_hand(step, StepState::Complete, follows)?;
             }
             state => return Err(Refused::NotRepairable(step, state)),
@@ -149,11 +159,32 @@ impl Next<'_> {
     /// A wait that is over becomes a ticket; the attempts and the budget stay.
     fn due(&mut self, step: StepIndex, nonce: Nonce) {
         let live = self.task.live(step);
-        if live.holder != (Holder::Due { nonce }) {
+        if live.holder != (Holder::Due { nonce }) || self.state(step) == StepState::Held {
             return;
         }
         self.decision.effects.push(Effect::Withdraw { step, holder: live.holder });
         self.enqueue(step, live.attempts);
+    }
+
+    /// What held a step is over.
+    fn admitted(&mut self, step: StepIndex, nonce: Nonce) {
+        let live = self.task.live(step);
+        if live.holder != (Holder::Due { nonce }) || self.state(step) != StepState::Held {
+            return;
+        }
+        self.decision.effects.push(Effect::Withdraw { step, holder: live.holder });
+        self.send(step, live.attempts, live.limit);
+    }
+
+    /// An enqueued step is held again. Nothing was tried, so its attempts stay.
+    fn parked(&mut self, step: StepIndex, nonce: Nonce) {
+        let live = self.task.live(step);
+        let Holder::Ticket(ticket) = live.holder else { return };
+        if ticket.nonce != nonce || self.state(step) != StepState::Enqueued || !self.uses_resources(step) {
+            return;
+        }
+        self.decision.effects.push(Effect::Withdraw { step, holder: live.holder });
+        self.hold(step, live.attempts, live.limit);
     }
 
     fn cancelled(&mut self) -> Result<(), Refused> {
@@ -178,7 +209,7 @@ impl Next<'_> {
     fn cancel_step(&mut self, step: StepIndex) {
         let live = self.task.live(step);
         match self.state(step) {
-            StepState::Enqueued | StepState::InProgress | StepState::WaitingForRetry => {
+            StepState::Held | StepState::Enqueued | StepState::InProgress | StepState::WaitingForRetry => {
                 self.decision.effects.push(Effect::Withdraw { step, holder: live.holder });
                 self.transition(step, StepState::Cancelled, live.attempts, live.limit, None);
             }
@@ -448,7 +479,33 @@ impl Next<'_> {
         self.enqueue_within(step, base_attempt, self.task.live(step).limit);
     }
 
+    /// A step that may run gets its ticket. One that uses resources is held first: whether they have room for it is not
+    /// known here.
     fn enqueue_within(&mut self, step: StepIndex, base_attempt: u32, limit: Option<u32>) {
+        if self.uses_resources(step) {
+            self.hold(step, base_attempt, limit);
+        } else {
+            self.send(step, base_attempt, limit);
+        }
+    }
+
+    fn uses_resources(&self, step: StepIndex) -> bool {
+        let template = self.task.template();
+        if !template.uses_resources {
+            return false;
+        }
+        // A batch worker that only this decision makes is not in the task yet.
+        let made = self.decision.expand.filter(|_| step.at() >= self.task.steps().len());
+        let pattern = made.map_or_else(|| self.task.pattern(step), |expand| expand.worker);
+        !template.step(pattern).uses.is_empty()
+    }
+
+    fn hold(&mut self, step: StepIndex, attempts: u32, limit: Option<u32>) {
+        self.transition(step, StepState::Held, attempts, limit, None);
+        self.decision.effects.push(Effect::Hold { step });
+    }
+
+    fn send(&mut self, step: StepIndex, base_attempt: u32, limit: Option<u32>) {
         self.transition(step, StepState::Enqueued, base_attempt, limit, None);
         self.decision.effects.push(Effect::Enqueue { step, base_attempt, delay_ms: 0 });
     }
@@ -457,7 +514,8 @@ impl Next<'_> {
         let due = self.now.plus_ms(delay_ms);
         let limit = self.task.live(step).limit;
         self.transition(step, StepState::WaitingForRetry, attempt, limit, Some(due));
-        self.decision.effects.push(if delay_ms <= MAX_TICKET_DELAY_MS {
+        // A ticket takes room in the resources that its step uses, so none is sent before its time.
+        self.decision.effects.push(if delay_ms <= MAX_TICKET_DELAY_MS && !self.uses_resources(step) {
             Effect::Enqueue { step, base_attempt: attempt, delay_ms }
         } else {
             Effect::Schedule { step, base_attempt: attempt, due }

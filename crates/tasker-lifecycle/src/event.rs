@@ -32,6 +32,20 @@ pub enum Event {
         /// The nonce in the due-time row.
         nonce: Nonce,
     },
+    /// Every resource that a held step uses has room for it.
+    Admitted {
+        /// The step that was held.
+        step: StepIndex,
+        /// The nonce in the row that held it.
+        nonce: Nonce,
+    },
+    /// The ticket of a step was taken back before anybody claimed it: a resource that it uses has failed.
+    Parked {
+        /// The step whose ticket it was.
+        step: StepIndex,
+        /// The random part of that ticket's token.
+        nonce: Nonce,
+    },
     /// Somebody cancelled the task.
     Cancelled,
     /// The task has passed a bound of its life, and its template says that it ends in error then.
@@ -126,6 +140,11 @@ pub enum Effect {
         /// When to send it.
         due: Timestamp,
     },
+    /// Keep the step in the due-time table, without a time, until the resources that it uses have room.
+    Hold {
+        /// The step.
+        step: StepIndex,
+    },
     /// Delete the ticket or due-time row that held the step.
     Withdraw {
         /// The step.
@@ -168,6 +187,10 @@ pub enum Cause {
     Reported,
     /// A timer.
     Due,
+    /// Room in the resources that a step uses.
+    Admitted,
+    /// A resource that failed.
+    Parked,
     /// A cancel.
     Cancelled,
     /// A bound of the task's life.
@@ -221,6 +244,8 @@ impl Event {
             Self::Started => Cause::Started,
             Self::Reported { .. } => Cause::Reported,
             Self::Due { .. } => Cause::Due,
+            Self::Admitted { .. } => Cause::Admitted,
+            Self::Parked { .. } => Cause::Parked,
             Self::Cancelled => Cause::Cancelled,
             Self::Expired => Cause::Expired,
             Self::StepReset { .. } => Cause::StepReset,
@@ -236,7 +261,7 @@ pub const fn passing_states(cause: Cause) -> &'static [TaskState] {
     match cause {
         Cause::Started => &[TaskState::Initializing, TaskState::EnqueuingSteps],
         Cause::Reported | Cause::StepCompleted | Cause::StepResolved => &[TaskState::EvaluatingResults],
-        Cause::Due | Cause::StepReset => &[TaskState::EnqueuingSteps],
-        Cause::Cancelled | Cause::Expired => &[],
+        Cause::Due | Cause::Admitted | Cause::StepReset => &[TaskState::EnqueuingSteps],
+        Cause::Parked | Cause::Cancelled | Cause::Expired => &[],
     }
 }

@@ -9,6 +9,7 @@ pub mod dag;
 mod decide;
 mod event;
 pub mod ids;
+pub mod resource;
 pub mod retry;
 mod shape;
 mod state;

@@ -1,4 +1,4 @@
-//! The twelve states of a task and the eight states of a step. Two letters more stand for steps of the template that are
+//! The twelve states of a task and the nine states of a step. Two letters more stand for steps of the template that are
 //! not steps of the task: those that a decision may still create, and those that none will.
 
 use std::fmt;
@@ -94,6 +94,8 @@ states! {
     StepState {
         /// Waits for its parents.
         Pending = 'P' "pending",
+        /// May run as far as its parents go; a resource that it uses has no room for it.
+        Held = 'H' "held",
         /// Has a ticket that a worker may claim.
         Enqueued = 'Q' "enqueued",
         /// Its ticket is claimed.
@@ -139,6 +141,6 @@ impl StepState {
     /// Whether the step is held by a ticket, a due-time row or an undecided attempt.
     #[must_use]
     pub const fn is_live(self) -> bool {
-        matches!(self, Self::Enqueued | Self::InProgress | Self::WaitingForRetry)
+        matches!(self, Self::Held | Self::Enqueued | Self::InProgress | Self::WaitingForRetry)
     }
 }

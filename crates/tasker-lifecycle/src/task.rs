@@ -20,7 +20,7 @@ pub struct Task {
     /// Per step: how many of its parents do not satisfy it yet.
     pub(crate) waiting: Vec<u32>,
     live: BTreeMap<StepIndex, Live>,
-    pub(crate) counts: [u32; 10],
+    pub(crate) counts: [u32; StepState::ALL.len()],
     /// How many of the failed steps are batch workers that may fail alone.
     pub(crate) tolerated: u32,
     /// The batch workers behind the steps of the template.
@@ -52,7 +52,7 @@ pub enum Holder {
     None,
     /// One message in the step's queue.
     Ticket(TicketRef),
-    /// One row in the due-time table, whose ticket is still to be sent.
+    /// One row in the due-time table, whose ticket is still to be sent: when its time comes, or when there is room.
     Due {
         /// The nonce of that row.
         nonce: Nonce,
@@ -177,7 +177,7 @@ impl Task {
     }
 
     fn with_steps(id: TaskId, template: Arc<Template>, steps: Vec<StepState>, expansions: Vec<Expansion>) -> Self {
-        let mut counts = [0; 10];
+        let mut counts = [0; StepState::ALL.len()];
         for step in &steps {
             counts[*step as usize] += 1;
         }
@@ -384,7 +384,7 @@ impl Task {
     }
 }
 
-fn state_from(started: bool, counts: &[u32; 10], tolerated: u32) -> TaskState {
+fn state_from(started: bool, counts: &[u32; StepState::ALL.len()], tolerated: u32) -> TaskState {
     let any = |states: &[StepState]| states.iter().any(|state| counts[*state as usize] > 0);
     if !started {
         TaskState::Pending
@@ -392,6 +392,8 @@ fn state_from(started: bool, counts: &[u32; 10], tolerated: u32) -> TaskState {
         TaskState::StepsInProcess
     } else if any(&[StepState::WaitingForRetry]) {
         TaskState::WaitingForRetry
+    } else if any(&[StepState::Held]) {
+        TaskState::WaitingForDependencies
     } else if any(&[StepState::Pending, StepState::Cancelled, StepState::NotCreated])
         || counts[StepState::Error as usize] > tolerated
     {

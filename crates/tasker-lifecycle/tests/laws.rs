@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tasker_lifecycle::template::{StepKind, Template};
-use tasker_lifecycle::{Event, Follows, Outcome, StepIndex, StepState, TaskState};
+use tasker_lifecycle::{Cause, Event, Follows, Outcome, StepIndex, StepState, TaskState};
 use world::plans::{plans, random_plans};
 use world::{LATER_MS, Policy, World, template, template_of};
 
@@ -210,7 +210,7 @@ fn permutations(of: usize) -> Vec<Vec<usize>> {
 }
 
 fn search(steps: usize, max_attempts: u32) -> usize {
-    let policy = Policy { retryable: true, max_attempts };
+    let policy = Policy { retryable: true, max_attempts, uses: false };
     let mut states = 0;
     for parents in graphs(steps) {
         let steps: Vec<_> = parents.into_iter().map(|parents| (parents, policy)).collect();
@@ -300,7 +300,7 @@ fn a_choice_that_can_t_be_made_fails_the_decision() {
 
 #[test]
 fn before_the_start_only_a_start_and_a_cancel_change_anything() {
-    let policy = Policy { retryable: true, max_attempts: 2 };
+    let policy = Policy { retryable: true, max_attempts: 2, uses: false };
     let world = World::new(&template(&[(vec![], policy), (vec![], policy)]));
     let step = StepIndex(0);
     world.laws();
@@ -327,6 +327,7 @@ enum Act {
     Report(usize, usize),
     Lose(usize),
     Due(usize),
+    Park(usize),
     Again(usize),
     Stale(usize),
     Reset(usize),
@@ -343,6 +344,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         24 => (any.clone(), outcome).prop_map(|(at, outcome)| Act::Report(at, outcome)),
         4 => any.clone().prop_map(Act::Lose),
         4 => any.clone().prop_map(Act::Due),
+        2 => any.clone().prop_map(Act::Park),
         4 => any.clone().prop_map(Act::Again),
         4 => any.clone().prop_map(Act::Stale),
         2 => any.clone().prop_map(Act::Reset),
@@ -360,8 +362,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 fn templates() -> impl Strategy<Value = Arc<Template>> {
-    let policy = (prop::bool::weighted(0.9), 1_u32..=4);
-    let policy = policy.prop_map(|(retryable, max_attempts)| Policy { retryable, max_attempts });
+    let policy = (prop::bool::weighted(0.9), 1_u32..=4, prop::bool::weighted(0.2));
+    let policy =
+        policy.prop_map(|(retryable, max_attempts, uses)| Policy { retryable, max_attempts, uses });
     (1_usize..=40).prop_flat_map(move |steps| {
         let edges = prop::collection::btree_set((0..steps, 0..steps), 0..=steps * 2);
         (prop::collection::vec(policy.clone(), steps), edges).prop_map(|(policies, edges)| {
@@ -384,6 +387,7 @@ fn event(act: Act, world: &World, past: &[Event]) -> Option<Event> {
         }
         Act::Lose(_) => None,
         Act::Due(at) => world.come_due(one_held(at)?),
+        Act::Park(at) => world.park(one_held(at)?),
         Act::Again(at) => past.get(at.checked_rem(past.len())?).cloned(),
         Act::Stale(at) => {
             let stale = world.stale();
@@ -432,7 +436,7 @@ fn live(world: &mut World, acts: &[Act]) {
             Err(_) => world.laws(),
         }
         // A forged nonce may be the true one later, so only what was heard is said again.
-        if !old && matches!(event, Event::Reported { .. } | Event::Due { .. }) {
+        if !old && matches!(event.cause(), Cause::Reported | Cause::Due | Cause::Admitted | Cause::Parked) {
             past.push(event);
         }
     }

@@ -35,6 +35,7 @@ struct Given {
 
 const TICKET: &str = r#"{"a":1,"m":5,"n":"00000000-0000-0000-0000-000000000001"}"#;
 const DUE: &str = r#"{"a":1,"r":1,"n":"00000000-0000-0000-0000-000000000001"}"#;
+const HOLD: &str = r#"{"a":1,"n":"00000000-0000-0000-0000-000000000001"}"#;
 const TRIED: &str = r#"{"a":3}"#;
 const NONE: &str = "{}";
 
@@ -49,9 +50,10 @@ const fn given(
 }
 
 const RUNS: TaskState = TaskState::StepsInProcess;
-const GIVENS: [Given; 11] = [
+const GIVENS: [Given; 12] = [
     given("P₀", "`pending`, the task has not started", "PPPP", NONE, TaskState::Pending),
     given("P", "`pending`", "QPPQ", NONE, RUNS),
+    given("H", "`held`", "CHPQ", HOLD, RUNS),
     given("Q", "`enqueued`", "CQPQ", TICKET, RUNS),
     given("I", "`in_progress`", "CIPQ", TICKET, RUNS),
     given("Wₜ", "`waiting_for_retry` with a delayed ticket", "CWPQ", TICKET, RUNS),
@@ -74,7 +76,7 @@ const fn failure(retryable: bool, retry_after_ms: u64) -> Outcome {
     Outcome::Failure { retryable, retry_after_ms: Some(retry_after_ms) }
 }
 
-const EVENTS: [(&str, Event); 16] = [
+const EVENTS: [(&str, Event); 20] = [
     ("`started`", Event::Started),
     ("`reported`: success", reported(2, PRESENT, Outcome::Success(Follows::Nothing))),
     ("`reported`: retryable failure, wait up to 60 s", reported(2, PRESENT, failure(true, MAX_TICKET_DELAY_MS))),
@@ -86,6 +88,10 @@ const EVENTS: [(&str, Event); 16] = [
     ("`reported` with another nonce", reported(2, OTHER, Outcome::Success(Follows::Nothing))),
     ("`due`", Event::Due { step: STEP, nonce: PRESENT }),
     ("`due` with another nonce", Event::Due { step: STEP, nonce: OTHER }),
+    ("`admitted`", Event::Admitted { step: STEP, nonce: PRESENT }),
+    ("`admitted` with another nonce", Event::Admitted { step: STEP, nonce: OTHER }),
+    ("`parked`", Event::Parked { step: STEP, nonce: PRESENT }),
+    ("`parked` with another nonce", Event::Parked { step: STEP, nonce: OTHER }),
     ("`cancelled`", Event::Cancelled),
     ("`expired`", Event::Expired),
     ("`step_reset`", Event::StepReset { step: STEP }),
@@ -96,12 +102,15 @@ const EVENTS: [(&str, Event); 16] = [
 type Rule = (TaskState, &'static str, fn(&[StepState]) -> bool);
 
 /// The task's state at rest: the first that fits. `cancelled` and `pending` come before; they do not follow from steps.
-const RULES: [Rule; 4] = [
+const RULES: [Rule; 5] = [
     (TaskState::StepsInProcess, "some step is enqueued or in progress", |steps| {
         steps.iter().any(|step| matches!(step, StepState::Enqueued | StepState::InProgress))
     }),
     (TaskState::WaitingForRetry, "some step waits for its retry time", |steps| {
         steps.contains(&StepState::WaitingForRetry)
+    }),
+    (TaskState::WaitingForDependencies, "some step is held by a resource that it uses", |steps| {
+        steps.contains(&StepState::Held)
     }),
     (
         TaskState::Complete,
@@ -155,9 +164,14 @@ fn loads(template: &Arc<Template>, steps: &[StepState], state: TaskState) -> boo
 }
 
 fn template(parents: &[&str]) -> Arc<Template> {
+    template_with(parents, &[])
+}
+
+fn template_with(parents: &[&str], uses: &[&str]) -> Arc<Template> {
     let steps = parents.iter().enumerate().map(|(at, parent)| {
         let parents: Vec<&str> = parent.split_whitespace().collect();
-        json!({"name": format!("s{at}"), "handler": "h", "dependencies": parents,
+        let uses = if at == STEP.at() { uses } else { &[] };
+        json!({"name": format!("s{at}"), "handler": "h", "dependencies": parents, "uses": uses,
                "retry": {"max_attempts": 3, "max_backoff_ms": MAX_TICKET_DELAY_MS * 2}})
     });
     let steps: Vec<_> = steps.collect();
@@ -165,8 +179,8 @@ fn template(parents: &[&str]) -> Arc<Template> {
     Arc::new(template::from_json(&document, None).unwrap().0)
 }
 
-fn task(given: &Given) -> Task {
-    let template = template(&["", "s0", "s1", ""]);
+fn task(given: &Given, uses: &[&str]) -> Task {
+    let template = template_with(&["", "s0", "s1", ""], uses);
     let mut entries = vec![format!("\"{}\":{}", STEP, given.entry)];
     for (at, letter) in given.steps.chars().enumerate().filter(|(at, _)| *at != STEP.at()) {
         if StepState::from_letter(letter).unwrap().is_live() {
@@ -180,7 +194,9 @@ fn task(given: &Given) -> Task {
 
 /// What an event does to the step: one sign for the table, and the words behind it.
 fn cell(given: &Given, event: &Event) -> (String, String) {
-    let task = task(given);
+    // Only the ticket of a step that uses something is ever taken back.
+    let uses: &[&str] = if event.cause() == Cause::Parked { &["shop"] } else { &[] };
+    let task = task(given, uses);
     let step = if *event == Event::Started { StepIndex(0) } else { STEP };
     match decide(&task, event, NOW) {
         Err(Refused::NotRepairable(..)) => ("✗".to_owned(), "refused: this action does not apply".to_owned()),
@@ -226,6 +242,7 @@ fn effect_words(effect: &Effect, step: StepIndex) -> Option<String> {
         Effect::Enqueue { step: of, delay_ms: 0, .. } => Some(format!("send {} ticket", whose(of)?)),
         Effect::Enqueue { step: of, .. } => Some(format!("send {} ticket with a delay", whose(of)?)),
         Effect::Schedule { step: of, .. } => Some(format!("write {} due time", whose(of)?)),
+        Effect::Hold { step: of } => Some(format!("hold {} ticket back", whose(of)?)),
         Effect::Withdraw { step: of, holder: Holder::Ticket(_) } => Some(format!("delete {} ticket", whose(of)?)),
         Effect::Withdraw { step: of, .. } => Some(format!("delete {} due time", whose(of)?)),
         Effect::DeadLetter { reason, .. } => Some(format!("file a dead letter entry (`{}`)", reason_name(reason))),
@@ -239,7 +256,7 @@ fn reason_name(reason: DeadLetterReason) -> String {
 
 fn page() -> String {
     let mut page = INTRODUCTION.to_owned();
-    page += "\n## Steps\n\n| Letter | State | Meaning | Frees its children | Held |\n| --- | --- | --- | --- | --- |\n";
+    page += "\n## Steps\n\n| Letter | State | Meaning | Frees its children | Live |\n| --- | --- | --- | --- | --- |\n";
     for state in StepState::ALL {
         let yes = |it: bool| if it { "yes" } else { "" };
         let (satisfies, live) = (yes(state.satisfies()), yes(state.is_live()));
@@ -314,6 +331,7 @@ fn tasks(page: &mut String) {
 const fn step_meaning(state: StepState) -> &'static str {
     match state {
         StepState::Pending => "waits for its parents",
+        StepState::Held => "may run as far as its parents go, but a resource that it uses has no room",
         StepState::Enqueued => "has a ticket that a worker may claim",
         StepState::InProgress => "its ticket is claimed; read from the ticket and never stored",
         StepState::WaitingForRetry => "an attempt failed; the next one has a time",
@@ -326,10 +344,12 @@ const fn step_meaning(state: StepState) -> &'static str {
     }
 }
 
-const CAUSES: [(Cause, &str); 8] = [
+const CAUSES: [(Cause, &str); 10] = [
     (Cause::Started, "the task was created"),
     (Cause::Reported, "the report on an attempt was accepted"),
     (Cause::Due, "a row of the due-time table came due"),
+    (Cause::Admitted, "the resources that a held step uses had room"),
+    (Cause::Parked, "a resource failed, and a ticket that nobody had claimed was taken back"),
     (Cause::Cancelled, "somebody cancelled the task"),
     (Cause::Expired, "the task passed a bound of its life, and its template lets it end in error then"),
     (Cause::StepReset, "an operator gave a failed step a new budget of attempts"),
@@ -346,8 +366,9 @@ lifecycle does (`crates/tasker-lifecycle/tests/table.rs`); `UPDATE_DOCS=1` write
 ";
 
 const STEP_NOTES: &str = "
-A step that is *held* has exactly one ticket, one row in the due-time table, or one attempt that was reported and is not
-yet decided on. Any other step has none of them.
+A *live* step has exactly one ticket, one row in the due-time table, or one attempt that was reported and is not yet
+decided on. Any other step has none of them. A step that `uses` a resource is `held` first, and becomes `enqueued` in the
+same commit where there is room for it; it waits for its retries without a ticket.
 
 ## Steps and events
 
@@ -367,7 +388,7 @@ waits for it alone. All of it is written in one transaction.
 
 const TASK_NOTES: &str = "
 `blocked_by_failures` is not an end: an operator's repair lets the task go on by itself, and it can be cancelled.
-`waiting_for_dependencies` and `resolved_manually` are states that no event leads to in this version.
+`resolved_manually` is a state that no event leads to in this version.
 `initializing`, `enqueuing_steps` and `evaluating_results` are passed through inside one commit and never seen at rest:
 
 ";
@@ -378,7 +399,7 @@ const LAWS: &str = "
 Each is tested on every graph of up to four steps, with every outcome in every order, and on random graphs of up to
 forty steps (`crates/tasker-lifecycle/tests/laws.rs`).
 
-- No step is held before all its parents are complete or resolved, and no step whose parents are is left pending.
+- No step is live before all its parents are complete or resolved, and no step whose parents are is left pending.
 - The same event a second time changes nothing; nor does a report with an old attempt or another nonce.
 - Attempts are numbered 1, 2, 3 … without a gap and end with the budget: the template's `max_attempts`, and as many
   again with each reset. The claim that finds the budget used up by lost leases runs nothing, and is told as one more.

@@ -13,7 +13,7 @@ use pgmq_notify::{PollTimer, Wake};
 use sqlx::PgConnection;
 use tasker_shared::crash_point;
 use tasker_shared::store::StoreError;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Parts;
@@ -115,17 +115,27 @@ impl Signal for QueueSignal {
 pub(crate) struct Timer {
     longest: Duration,
     until: Instant,
+    /// Who may ring before that.
+    bell: Arc<Notify>,
 }
 
 impl Timer {
     pub(crate) fn new(longest: Duration) -> Self {
-        Self { longest, until: Instant::now() }
+        Self { longest, until: Instant::now(), bell: Arc::default() }
+    }
+
+    /// The same, and it looks whenever `bell` rings.
+    pub(crate) fn rung_by(self, bell: Arc<Notify>) -> Self {
+        Self { bell, ..self }
     }
 }
 
 impl Signal for Timer {
     async fn wait(&mut self) {
-        tokio::time::sleep_until(self.until.into()).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(self.until.into()) => {}
+            () = self.bell.notified() => {}
+        }
     }
 
     fn looked(&mut self, _found: bool, next: Option<Duration>) {

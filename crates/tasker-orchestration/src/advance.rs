@@ -13,12 +13,14 @@ use tasker_shared::events::Published;
 use tasker_shared::local::{LocalClaim, LocalWorker};
 use tasker_shared::messages::{Claim, TicketBody, ticket_queue};
 use tasker_shared::store::due::DueTime;
+use tasker_shared::store::resources::HeldStep;
 use tasker_shared::store::tasks::Snapshot;
 use tasker_shared::store::writes::Writes;
 use tasker_shared::store::{StoreError, dead_letters, tasks};
 use uuid::Uuid;
 
 use crate::engine::Parts;
+use crate::uses::{Answer, Nudge, Uses};
 
 /// The tasks of a batch, what was decided on them, and what follows.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub(crate) struct Advance {
     tasks: Vec<Touched>,
     by_id: HashMap<TaskId, usize>,
     wanted: Vec<Wanted>,
+    uses: Uses,
     after: After,
 }
 
@@ -56,6 +59,7 @@ pub(crate) struct After {
     queues: Vec<QueueName>,
     touched: Vec<(TaskId, i32, TaskState)>,
     dead_letters: usize,
+    nudge: Nudge,
 }
 
 impl Advance {
@@ -64,7 +68,7 @@ impl Advance {
         let by_id = snapshots.iter().enumerate().map(|(at, s)| (s.task.id(), at)).collect();
         let tasks = snapshots.into_iter().map(|snapshot| Touched { snapshot, changed: false }).collect();
         let (writes, wanted, after) = (Writes::default(), Vec::new(), After::default());
-        Self { writes, now, began: Instant::now(), tasks, by_id, wanted, after }
+        Self { writes, now, began: Instant::now(), tasks, by_id, wanted, uses: Uses::default(), after }
     }
 
     /// The batch's one clock reading.
@@ -86,6 +90,7 @@ impl Advance {
             return Ok(false);
         }
         decision.evolve(&mut snapshot.task);
+        self.uses.note(&snapshot.task, event, &decision);
         let state = snapshot.task.state();
         self.writes.history(task, &mut snapshot.seq, event.cause(), &decision, state);
         self.tasks[at].changed = true;
@@ -105,7 +110,13 @@ impl Advance {
             Effect::Schedule { step, due, .. } => {
                 let nonce = Nonce(Uuid::from_u128(rand::random()));
                 snapshot.task.hold(step, Holder::Due { nonce });
-                self.writes.schedule(DueTime { task, step, nonce, due });
+                self.writes.schedule(DueTime { task, step, nonce, resource: None, replaces: false, due });
+            }
+            Effect::Hold { step } => {
+                let nonce = Nonce(Uuid::from_u128(rand::random()));
+                snapshot.task.hold(step, Holder::Due { nonce });
+                let resource = self.uses.ask(&snapshot.task, step, nonce);
+                self.writes.schedule(DueTime { task, step, nonce, resource, replaces: false, due: self.now });
             }
             Effect::Withdraw { step, holder: Holder::Ticket(ticket) } => {
                 let queue = queue_of(snapshot, step);
@@ -124,9 +135,60 @@ impl Advance {
         }
     }
 
-    /// Gives every wanted ticket its number and nonce, and claims those that the local worker takes at
+    /// A step that a resource holds may have room now; the next settling tells.
+    pub(crate) fn ask_again(&mut self, held: HeldStep) {
+        let Some(&at) = self.by_id.get(&held.task) else { return };
+        let task = &self.tasks[at].snapshot.task;
+        // Whatever ended its wait meanwhile took its row, too.
+        if task.live(held.step).holder == (Holder::Due { nonce: held.nonce }) {
+            self.uses.ask_again(task, held);
+        }
+    }
+
+    /// Takes back the tickets of steps that nobody has claimed yet; the steps are held again.
+    pub(crate) async fn take_back(
+        &mut self,
+        conn: &mut PgConnection,
+        steps: &[(TaskId, StepIndex)],
+    ) -> Result<(), StoreError> {
+        let mut sent = Vec::new();
+        for (task, step) in steps {
+            let Some(snapshot) = self.snapshot(*task) else { continue };
+            let Holder::Ticket(TicketRef { msg_id, nonce }) = snapshot.task.live(*step).holder else { continue };
+            sent.push((*task, *step, Token { queue: queue_of(snapshot, *step), msg_id, read_ct: 0, nonce: nonce.0 }));
+        }
+        let tokens: Vec<Token> = sent.iter().map(|(_, _, token)| token.clone()).collect();
+        for at in pgmq_notify::delete_unclaimed(conn, &tokens).await? {
+            let (task, step, token) = &sent[at];
+            let parked = self.event(*task, &Event::Parked { step: *step, nonce: Nonce(token.nonce) });
+            debug_assert_eq!(parked, Ok(true), "only a step that is enqueued has permits");
+        }
+        Ok(())
+    }
+
+    /// Lets held steps through where there is room, and keeps the others.
+    async fn admit(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        for answer in self.uses.answers(conn, self.now).await? {
+            match answer {
+                Answer::Admitted(asked) => {
+                    let event = Event::Admitted { step: asked.step, nonce: asked.nonce };
+                    let admitted = self.event(asked.task, &event);
+                    debug_assert_eq!(admitted, Ok(true), "only a step that is held asks");
+                }
+                Answer::Held(asked, key) => {
+                    let (task, step, nonce, due) = (asked.task, asked.step, asked.nonce, self.now);
+                    let replaces = asked.holder.is_some();
+                    self.writes.schedule(DueTime { task, step, nonce, resource: Some(key), replaces, due });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets through what there is room for, then gives every wanted ticket its number and nonce, and claims those that the local worker takes at
     /// once. Needed before a further event may touch the same steps.
     pub(crate) async fn settle(&mut self, conn: &mut PgConnection, parts: &Parts) -> Result<(), StoreError> {
+        self.admit(conn).await?;
         let wanted = std::mem::take(&mut self.wanted);
         let mut by_queue: BTreeMap<QueueName, Vec<Wanted>> = BTreeMap::new();
         for want in wanted {
@@ -213,6 +275,7 @@ impl Advance {
             self.writes.apply(conn, &changed, self.now, &parts.name).await?;
         }
         let mut after = self.after;
+        after.nudge = self.uses.write(conn, self.now).await?;
         let seen = |t: &Touched| (t.snapshot.task.id(), t.snapshot.seq, t.snapshot.task.state());
         after.touched = self.tasks.iter().filter(|t| t.changed).map(seen).collect();
         after.snapshots = self.tasks.into_iter().map(|t| t.snapshot).collect();
@@ -235,6 +298,7 @@ impl Advance {
         }
         self.writes.insert(conn, &new, self.now, &parts.name).await?;
         let mut after = self.after;
+        after.nudge = self.uses.write(conn, self.now).await?;
         after.snapshots = new.into_iter().map(|task| task.snapshot).collect();
         Ok(after)
     }
@@ -251,6 +315,7 @@ impl After {
         for queue in &self.queues {
             parts.wake(queue);
         }
+        parts.doorbell.nudge(&self.nudge, &parts.metrics);
         if let Some(local) = &parts.local {
             for claim in self.claims {
                 local.hand_over(claim);

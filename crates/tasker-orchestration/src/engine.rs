@@ -16,7 +16,7 @@ use tasker_shared::local::{LocalServer, LocalWorker};
 use tasker_shared::messages::{NEW_QUEUES, STEP_RESULTS, TASK_REQUESTS};
 use tasker_shared::store::cache::Snapshots;
 use tasker_shared::store::templates::{self, Registered, Templates};
-use tasker_shared::store::{self, StoreError, queues};
+use tasker_shared::store::{self, StoreError, queues, resources};
 use tasker_shared::telemetry::Metrics;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -29,6 +29,7 @@ use crate::finalizer::{EntriesFiled, TaskFinalizer};
 use crate::requests::{Request, Submission, TaskRequests};
 use crate::results::ResultProcessor;
 use crate::submit::Catalog;
+use crate::uses::Doorbell;
 use crate::watch::Watch;
 
 /// When somebody whom we turned away for lack of room may come back.
@@ -49,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) local: Option<LocalWorker>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) doorbell: Doorbell,
     notifier: Notifier,
     wakeups: Wakeups,
     queues: RwLock<BTreeSet<QueueName>>,
@@ -129,7 +131,7 @@ pub struct Running {
 }
 
 /// How the server is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     /// Whether the database answered just now.
     pub database: bool,
@@ -137,6 +139,8 @@ pub struct Health {
     pub requests_waiting: usize,
     /// Commands that wait.
     pub commands_waiting: usize,
+    /// Resources whose circuit breaker is not closed: `namespace/name`.
+    pub failed_resources: Vec<String>,
 }
 
 impl Engine {
@@ -166,6 +170,7 @@ impl Engine {
             snapshots: Snapshots::new(config.cache.snapshot_bytes),
             ids: IdBlocks::default(),
             watch: Arc::default(),
+            doorbell: Doorbell::default(),
             stop: CancellationToken::new(),
             drain_until: AtomicU64::new(u64::MAX),
             started: Instant::now(),
@@ -193,7 +198,8 @@ impl Engine {
 
         let (commands, inbox) = mpsc::channel(config.actor.request_inbox);
         let actor = StepEnqueuer { parts: Arc::clone(&parts), sweep: Sweep::default().into() };
-        let timer = Timer::new(Duration::from_millis(config.sweep.interval_ms));
+        let longest = Duration::from_millis(config.sweep.interval_ms);
+        let timer = Timer::new(longest).rung_by(Arc::clone(&parts.doorbell.bell));
         tasks.spawn(actor::run(actor, inbox, timer, Arc::clone(&parts), stop.clone()));
 
         let actor = TaskFinalizer { parts: Arc::clone(&parts) };
@@ -257,6 +263,7 @@ impl Engine {
         let registered = templates::register(&mut tx, &template, replace).await?;
         if registered != Registered::Conflict {
             queues::register(&mut tx, template.namespace.as_str(), &queues).await?;
+            resources::register(&mut tx, &template).await?;
         }
         tx.commit().await?;
         self.parts.queues.write().expect("no panic while held").extend(names);
@@ -288,13 +295,14 @@ impl Engine {
 
     /// Asks the database and counts what waits.
     pub async fn health(&self) -> Health {
-        let database = match self.parts.pool.acquire().await {
-            Ok(mut conn) => store::clock_offset(&mut conn).await.is_ok(),
-            Err(_) => false,
+        let failed = match self.parts.pool.acquire().await {
+            Ok(mut conn) => resources::failed(&mut conn).await.ok(),
+            Err(_) => None,
         };
         let waiting = |capacity: usize, max: usize| max - capacity;
         Health {
-            database,
+            database: failed.is_some(),
+            failed_resources: failed.unwrap_or_default(),
             requests_waiting: waiting(self.requests.capacity(), self.requests.max_capacity()),
             commands_waiting: waiting(self.commands.capacity(), self.commands.max_capacity()),
         }

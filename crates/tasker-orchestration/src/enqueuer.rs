@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
+use tasker_shared::store::resources::{self, Gate, HeldStep, ResourceKey};
 use tasker_shared::store::staleness::{self, Stale};
 use tasker_shared::store::writes::ByHand;
 use tasker_shared::store::{StoreError, actions, checkpoints, due, ledger, sweep, tasks};
@@ -72,6 +73,8 @@ pub(crate) struct StepEnqueuer {
 pub(crate) struct Sweep {
     after: Option<TaskId>,
     stale_after: Option<TaskId>,
+    /// Behind which step tickets of failed resources are still to be taken back.
+    take_back_after: Option<Option<(TaskId, StepIndex)>>,
     partitions_at: Option<Instant>,
 }
 
@@ -159,7 +162,9 @@ impl StepEnqueuer {
     /// Due times first; when none is due, a page of the sweep.
     async fn look(&self, conn: &mut PgConnection, max: usize) -> Result<Handled<Carried>, StoreError> {
         let (mut events, next_ms) = due::come_due(conn, i64::try_from(max).unwrap_or(i64::MAX)).await?;
-        let taken = events.len();
+        let (asks, opens_ms) = self.asks(conn, max).await?;
+        let lost = if events.is_empty() { self.to_take_back(conn, max).await? } else { Vec::new() };
+        let taken = events.len().max(asks.len()).max(lost.len());
         let mut stale = Vec::new();
         if taken == 0 {
             events = self.sweep_page(conn).await?;
@@ -168,7 +173,8 @@ impl StepEnqueuer {
         }
         // All of them are locked at once, in the order of their ids.
         let filed = stale.iter().filter(|stale| stale.files && !stale.is_filed).map(|stale| stale.task);
-        let ids: BTreeSet<TaskId> = events.iter().map(|(task, _)| *task).chain(filed.clone()).collect();
+        let held = asks.iter().map(|held| held.task).chain(lost.iter().map(|(task, _)| *task));
+        let ids: BTreeSet<TaskId> = events.iter().map(|(task, _)| *task).chain(filed.clone()).chain(held).collect();
         let mut carried = Carried::default();
         if !ids.is_empty() {
             let ids: Vec<TaskId> = ids.into_iter().collect();
@@ -181,9 +187,46 @@ impl StepEnqueuer {
                     tracing::warn!(%task, %refused, "a stored event that never could apply");
                 }
             }
+            advance.take_back(conn, &lost).await?;
+            asks.into_iter().for_each(|held| advance.ask_again(held));
             carried.after = advance.write(conn, &self.parts).await?;
         }
-        Ok(Handled { after: carried, taken, next: next_ms.map(Duration::from_millis) })
+        let next = next_ms.into_iter().chain(opens_ms).min();
+        Ok(Handled { after: carried, taken, next: next.map(Duration::from_millis) })
+    }
+
+    /// Held steps that may have room, up to `max` for each resource, and in how many milliseconds a resource may be
+    /// probed that is open now.
+    async fn asks(&self, conn: &mut PgConnection, max: usize) -> Result<(Vec<HeldStep>, Option<u64>), StoreError> {
+        let gates = resources::holding(conn).await?;
+        let now = self.parts.now();
+        let opens = gates.iter().filter_map(|(_, gate)| gate.resource.opens_in(now)).min();
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let room = |gate: Gate| gate.resource.room(gate.in_flight, now).min(max);
+        let rooms: Vec<(ResourceKey, u32)> =
+            gates.into_iter().map(|(key, gate)| (key, room(gate))).filter(|(_, room)| *room > 0).collect();
+        let held = if rooms.is_empty() { Vec::new() } else { resources::held(conn, &rooms).await? };
+        Ok((held, opens))
+    }
+
+    /// A page of the steps that have a ticket although a resource that they use has failed.
+    async fn to_take_back(
+        &self,
+        conn: &mut PgConnection,
+        max: usize,
+    ) -> Result<Vec<(TaskId, StepIndex)>, StoreError> {
+        let after = {
+            let mut sweep = self.sweep.lock().expect("no panic while held");
+            if self.parts.doorbell.is_to_take_back() {
+                sweep.take_back_after = Some(None);
+            }
+            sweep.take_back_after
+        };
+        let Some(after) = after else { return Ok(Vec::new()) };
+        let page = resources::revocable(conn, after, i64::try_from(max).unwrap_or(i64::MAX)).await?;
+        let last = page.last().copied().filter(|_| page.len() == max);
+        self.sweep.lock().expect("no panic while held").take_back_after = last.map(Some);
+        Ok(page)
     }
 
     async fn sweep_page(&self, conn: &mut PgConnection) -> Result<Vec<(TaskId, Event)>, StoreError> {
@@ -195,6 +238,8 @@ impl StepEnqueuer {
             }
             (sweep.after, due)
         };
+        // Whoever opened a breaker may have died before it could take the tickets back.
+        self.parts.doorbell.look_for_open();
         if partitions {
             sweep::ensure_partitions(conn).await?;
             checkpoints::delete_ended(conn, CHECKPOINTS).await?;

@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 use tasker_client::types::{AttemptError, Explanation, StepExplanation, StepReason, WaitedFor};
 use tasker_lifecycle::{Batch, Expansion, Holder, StepIndex, StepState, Task, TaskState};
 use tasker_shared::messages::StepFailure;
+use tasker_lifecycle::resource::Breaker;
 use tasker_shared::store::queries::{Failed, TicketFact};
-use tasker_shared::store::to_sql;
+use tasker_shared::store::resources::Gate;
+use tasker_shared::store::{from_sql, to_sql};
 use tasker_shared::store::workers::Able;
 
 /// Names in one list.
@@ -24,6 +26,8 @@ pub(crate) struct Facts {
     /// Live workers by queue and handler.
     pub(crate) able: HashMap<(String, String), Able>,
     pub(crate) failures: HashMap<StepIndex, Failed>,
+    /// The resources of the task's namespace, by name.
+    pub(crate) resources: HashMap<String, Gate>,
     /// Of batch workers; the other steps have theirs in the template.
     pub(crate) names: HashMap<StepIndex, String>,
 }
@@ -60,6 +64,7 @@ fn of_task(task: &Task, steps: &[StepExplanation]) -> String {
             let failed: Vec<&str> = failed(steps).take(NAMES_MAX).collect();
             format!("nothing can move until {} is repaired or the task is cancelled", failed.join(", "))
         }
+        TaskState::WaitingForDependencies => "what could run waits for the resources that it uses".to_owned(),
         TaskState::WaitingForRetry => "what failed is tried again when its time comes".to_owned(),
         _ => {
             let parts = [
@@ -120,6 +125,7 @@ fn of_step(task: &Task, facts: &Facts, step: StepIndex, roots: &[BTreeSet<StepIn
     };
     match said.current_state {
         StepState::Pending => pending(task, facts, step, &roots[step.at()], &mut said),
+        StepState::Held => held(task, facts, step, &mut said),
         StepState::Enqueued | StepState::InProgress | StepState::WaitingForRetry => live(task, facts, step, &mut said),
         StepState::Error => given_up(facts.failures.get(&step), &mut said),
         StepState::Cancelled => set(&mut said, StepReason::Cancelled, "it was cancelled with its task".to_owned()),
@@ -174,6 +180,39 @@ fn pending(task: &Task, facts: &Facts, step: StepIndex, roots: &BTreeSet<StepInd
         }
         None => set(said, StepReason::ParentPending, "its task has not started".to_owned()),
     }
+}
+
+/// The first resource without room is named, else the first that others wait for.
+fn held(task: &Task, facts: &Facts, step: StepIndex, said: &mut StepExplanation) {
+    let uses = &task.template().step(task.pattern(step)).uses;
+    let mut gates: Vec<(&str, &Gate)> =
+        uses.iter().filter_map(|name| Some((name.as_str(), facts.resources.get(name.as_str())?))).collect();
+    let now = from_sql(facts.now);
+    gates.sort_by_key(|(_, gate)| gate.resource.room(gate.in_flight, now) > 0);
+    let Some((name, gate)) = gates.first() else {
+        return set(said, StepReason::ResourceFull, "a server is about to look for room in what it uses".to_owned());
+    };
+    let in_flight = gate.in_flight;
+    let (code, message) = match (gate.resource.breaker, gate.resource.max_in_flight) {
+        _ if gate.resource.paused => (StepReason::ResourcePaused, format!("{name} is paused by an operator")),
+        (Breaker::Open { until, times }, _) => {
+            said.until = Some(to_sql(until));
+            let again = if times > 1 { format!(", for the {times}th time in a row") } else { String::new() };
+            let until = time(to_sql(until));
+            (StepReason::BreakerOpen, format!("the breaker of {name} is open until {until}{again}"))
+        }
+        (Breaker::HalfOpen { allowed, .. }, _) => {
+            let message = format!("the breaker of {name} is half open: {in_flight} of {allowed} are being tried");
+            (StepReason::BreakerOpen, message)
+        }
+        (Breaker::Closed { .. }, Some(limit)) => {
+            (StepReason::ResourceFull, format!("{name} {in_flight}/{limit}: as many of its steps run as may at once"))
+        }
+        (Breaker::Closed { .. }, None) => {
+            (StepReason::ResourceFull, format!("others wait for {name}; a server is about to let them through"))
+        }
+    };
+    set(said, code, message);
 }
 
 fn live(task: &Task, facts: &Facts, step: StepIndex, said: &mut StepExplanation) {

@@ -13,6 +13,7 @@ mod history;
 mod input;
 mod names;
 mod repair;
+mod resources;
 mod server;
 mod steps;
 mod system;
@@ -128,6 +129,7 @@ enum Refusals {
         (name = "tasks", description = "Runs of templates."),
         (name = "steps", description = "The nodes of a task."),
         (name = "dlq", description = "What was given up, and what people found out about it."),
+        (name = "resources", description = "What steps share: limits and circuit breakers."),
         (name = "analytics", description = "Figures on the tasks of the last hours."),
         (name = "templates", description = "Graphs of steps to run."),
         (name = "system", description = "The server itself.")
@@ -168,6 +170,8 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
         .routes(routes!(explain::handlers_of))
         .routes(routes!(explain::handler))
         .routes(routes!(templates::deprecate, templates::undeprecate))
+        .routes(routes!(resources::list))
+        .routes(routes!(resources::get, resources::update))
         .routes(routes!(system::summary))
         .routes(routes!(system::live))
         .routes(routes!(system::ready))

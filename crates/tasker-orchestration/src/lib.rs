@@ -16,6 +16,7 @@ mod requests;
 mod results;
 mod submit;
 mod submitted;
+mod uses;
 mod watch;
 
 pub use engine::{Engine, Health, Running};

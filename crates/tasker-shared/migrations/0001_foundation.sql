@@ -127,15 +127,20 @@ CREATE TABLE tasker.history (
     PRIMARY KEY (task_uuid, seq)
 ) PARTITION BY RANGE (task_uuid);
 
--- Retry times further away than a delayed ticket may be.
+-- Steps whose ticket is still to be sent: retry times further away than a delayed ticket may be, and steps that are
+-- held by a resource, since `due_at`.
 CREATE TABLE tasker.due_times (
     task_uuid uuid NOT NULL,
     step      integer NOT NULL,
     nonce     uuid NOT NULL,
     due_at    timestamptz NOT NULL,
-    PRIMARY KEY (task_uuid, step)
+    namespace text,
+    resource  text,
+    PRIMARY KEY (task_uuid, step),
+    CHECK ((namespace IS NULL) = (resource IS NULL))
 );
-CREATE INDEX due_times_by_time ON tasker.due_times (due_at);
+CREATE INDEX due_times_by_time ON tasker.due_times (due_at) WHERE resource IS NULL;
+CREATE INDEX due_times_by_resource ON tasker.due_times (namespace, resource, due_at) WHERE resource IS NOT NULL;
 
 -- One task per (namespace, key), across all partitions.
 CREATE TABLE tasker.idempotency_keys (

@@ -209,7 +209,7 @@ CREATE VIEW tasker.steps AS
 SELECT t.task_uuid, t.namespace, t.name AS task_name, (n.ord - 1)::integer AS step,
        tasker.step_name(c.content, t.expansions, t.task_uuid, (n.ord - 1)::integer) AS step_name,
        CASE n.letter
-           WHEN 'P' THEN 'pending' WHEN 'Q' THEN 'enqueued' WHEN 'W' THEN 'waiting_for_retry' WHEN 'C' THEN 'complete'
+           WHEN 'P' THEN 'pending' WHEN 'H' THEN 'held' WHEN 'Q' THEN 'enqueued' WHEN 'W' THEN 'waiting_for_retry' WHEN 'C' THEN 'complete'
            WHEN 'E' THEN 'error' WHEN 'X' THEN 'cancelled' WHEN 'R' THEN 'resolved_manually' END AS state,
        coalesce((s.entry ->> 'a')::integer, CASE n.letter WHEN 'C' THEN 1 ELSE 0 END) AS attempts,
        to_timestamp((s.entry ->> 'r')::double precision / 1e6) AS next_retry_at
@@ -257,7 +257,7 @@ BEGIN
             FROM live l
         )
         SELECT task, step, letter, tickets, due, undecided FROM held
-        WHERE (letter IN ('Q', 'W')) <> (tickets + due + undecided = 1) OR tickets + due + undecided > 1
+        WHERE (letter IN ('H', 'Q', 'W')) <> (tickets + due + undecided = 1) OR tickets + due + undecided > 1
         UNION ALL
         SELECT k.task, NULL, 'stray ticket', 1, 0, 0 FROM ticket k
         WHERE NOT EXISTS (SELECT FROM live l WHERE l.task = k.task AND l.nonce = k.nonce AND l.msg_id = k.msg_id)

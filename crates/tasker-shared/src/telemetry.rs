@@ -61,6 +61,8 @@ pub struct Metrics {
     /// Domain events, by `fate`: `published` durably, `delivered` to a subscriber in this process, `dropped` because its
     /// inbox was full, `invalid` and so not published.
     pub domain_events: IntCounterVec,
+    /// Circuit breakers of resources that this process saw open.
+    pub breakers_opened: IntCounter,
     /// Seconds per HTTP request, by `route`, `method` and `status`.
     pub http_seconds: HistogramVec,
     registry: Registry,
@@ -92,6 +94,7 @@ impl Metrics {
             claims_released: counter(r, "claims_released_total", "Claims given back unrun."),
             heartbeats_lost: counter(r, "heartbeats_lost_total", "Heartbeats that found their claim lost."),
             domain_events: counters(r, "domain_events_total", "Domain events.", &["fate"]),
+            breakers_opened: counter(r, "breakers_opened_total", "Circuit breakers of resources that opened."),
             http_seconds: histograms(
                 r,
                 "http_request_seconds",

@@ -360,6 +360,29 @@ BEGIN
 END
 $function$;
 
+-- Deletes messages that nobody has ever claimed, where the nonce matches. Returns the positions deleted.
+CREATE OR REPLACE FUNCTION pgmq_notify.delete_unclaimed(queues text[], msg_ids bigint[], nonces uuid[]) RETURNS SETOF int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $function$
+DECLARE
+    target text;
+BEGIN
+    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
+        RETURN QUERY EXECUTE format($query$
+            DELETE FROM pgmq.%I AS m
+            USING (
+                SELECT * FROM unnest($1, $2, $3) WITH ORDINALITY AS t(queue, msg_id, nonce, ord)
+                WHERE t.queue = %L ORDER BY t.msg_id OFFSET 0
+            ) AS token
+            WHERE m.msg_id = token.msg_id AND m.message->>'nonce' = token.nonce::text AND m.read_ct = 0
+            RETURNING token.ord::int
+            $query$, 'q_' || target, target)
+        USING queues, msg_ids, nonces;
+    END LOOP;
+END
+$function$;
+
 -- Moves messages to the queue's archive table, the reason in their headers; returns how many there were.
 CREATE OR REPLACE FUNCTION pgmq_notify.archive(queue text, msg_ids bigint[], reason text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

@@ -82,6 +82,12 @@ pub enum StepReason {
     ParentFailed,
     /// A batch worker whose turn has not come: as many run as may at once.
     Parallelism,
+    /// A resource that it uses is full, or others wait for it already.
+    ResourceFull,
+    /// The circuit breaker of a resource that it uses is open, or lets only a few through.
+    BreakerOpen,
+    /// An operator has paused a resource that it uses.
+    ResourcePaused,
     /// It failed and is tried again at a time that has not come.
     RetryDue,
     /// Its ticket lies in a queue and a live worker could take it.

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 pub use model::{
     Backoff, BadName, BatchConfig, DeliveryMode, DomainEvent, FailureStrategy, HandlerRef, IdentityStrategy, Lifecycle,
-    Namespace, NotAHash, Pool, PublishCondition, PublishedEvent, RetryPolicy, StalenessAction, StepKind, StepTemplate,
+    Namespace, NotAHash, Pool, PublishCondition, PublishedEvent, ResourceName, RetryPolicy, StalenessAction, StepKind, StepTemplate,
     SystemDependencies, Template, TemplateHash,
 };
 pub use problem::{Problem, Warning};
@@ -79,6 +79,7 @@ fn read_template(mut root: Node, environment: Option<&str>, out: &mut Findings) 
     let initial = graph::initial_states(&steps, &dag);
     let mut template = Template {
         initial,
+        uses_resources: steps.iter().any(|step| !step.uses.is_empty()),
         steps,
         dag,
         hash: TemplateHash([0; 32]),

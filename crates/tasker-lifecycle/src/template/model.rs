@@ -51,6 +51,9 @@ pub struct Template {
     /// The state of each step before a task starts.
     #[serde(skip)]
     pub(crate) initial: Vec<StepState>,
+    /// Whether any step names a resource that it uses.
+    #[serde(skip)]
+    pub uses_resources: bool,
 }
 
 /// One step of a template. What it waits for is in the template's [`Dag`].
@@ -78,7 +81,7 @@ pub struct StepTemplate {
     pub system_dependency: Option<String>,
     /// Shared resources (breakers, limits) that it needs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub uses: Vec<String>,
+    pub uses: Vec<ResourceName>,
     /// Events that its outcome publishes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publishes_events: Vec<PublishedEvent>,
@@ -349,6 +352,12 @@ pub struct Namespace(String);
 #[serde(try_from = "String", into = "String")]
 pub struct Pool(String);
 
+/// What many steps share and that bears only so much, or fails for all of them at once: 1 to 64 characters of `a`–`z`,
+/// `A`–`Z`, `0`–`9`, `_`, `-` and `.`, the first one a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ResourceName(String);
+
 /// A text that breaks the rule for its kind of name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a {what}: {rule}")]
@@ -401,6 +410,20 @@ impl FromStr for Pool {
     }
 }
 
+impl FromStr for ResourceName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let word = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if begins && text.len() <= 64 && text.chars().all(word) {
+            return Ok(Self(text.into()));
+        }
+        let rule = "it is made of 1 to 64 characters of a-z, A-Z, 0-9, _, - and ., beginning with a letter or digit";
+        Err(BadName { text: text.into(), what: "resource", rule })
+    }
+}
+
 macro_rules! named {
     ($name:ident) => {
         impl $name {
@@ -431,6 +454,7 @@ macro_rules! named {
 }
 named!(Namespace);
 named!(Pool);
+named!(ResourceName);
 
 /// SHA-256 of a template's canonical content; shown in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

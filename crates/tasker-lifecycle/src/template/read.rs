@@ -8,8 +8,8 @@ use super::document::{Data, Node};
 use super::environment::ALL;
 use super::model::{
     Backoff, BatchConfig, DeliveryMode, DomainEvent, FailureStrategy, HandlerRef, IdentityStrategy, Lifecycle,
-    Namespace, Pool, PublishCondition, PublishedEvent, RetryPolicy, StalenessAction, StepKind, StepTemplate,
-    SystemDependencies,
+    Namespace, Pool, PublishCondition, PublishedEvent, ResourceName, RetryPolicy, StalenessAction, StepKind,
+    StepTemplate, SystemDependencies,
 };
 use super::problem::{Findings, Path};
 use super::schema;
@@ -19,8 +19,10 @@ use crate::retry::MAX_BACKOFF_MS;
 
 /// The longest name of a template.
 const MAX_NAME: usize = 64;
-/// The longest name of a step, an event or a resource.
+/// The longest name of a step or an event.
 const MAX_STEP_NAME: usize = 128;
+/// The most resources of a step.
+const MAX_USES: usize = 8;
 /// The longest name of a handler.
 const MAX_CALLABLE: usize = 256;
 /// More attempts than this are a loop, not a retry.
@@ -236,7 +238,7 @@ pub(super) fn step(node: &Node, at: Path<'_>, out: &mut Findings) -> Option<Step
         timeout_ms: at.seconds("timeout_seconds", MAX_TIMEOUT_MS, out).unwrap_or(DEFAULT_TIMEOUT_MS),
         description: at.owned_text("description", out),
         system_dependency: at.owned_text("system_dependency", out),
-        uses: at.texts("uses", out),
+        uses: uses(&at, out),
         publishes_events: publishes_events(&at, out),
         batch_config: batch_config(&at, out),
         result_schema: schema::read(&at, "result_schema", out),
@@ -252,7 +254,7 @@ pub(super) fn override_of_step(node: &Node, at: Path<'_>, out: &mut Findings) {
     pool(&at, out);
     retry(&at, out);
     at.seconds("timeout_seconds", MAX_TIMEOUT_MS, out);
-    at.texts("uses", out);
+    uses(&at, out);
     batch_config(&at, out);
 }
 
@@ -282,6 +284,26 @@ fn pool(at: &Table<'_>, out: &mut Findings) -> Pool {
         at.problem("pool", "bad_pool", e.to_string(), "rename it", out);
         Pool::default()
     })
+}
+
+/// The resources of a step; every one is locked whenever its ticket is sent or decided on.
+fn uses(at: &Table<'_>, out: &mut Findings) -> Vec<ResourceName> {
+    let list = Path::Key(&at.at, "uses");
+    let items = at.list("uses", out);
+    let names = table::texts(items, &list, out);
+    if names.len() > MAX_USES {
+        let message = format!("{} resources, at most {MAX_USES} are allowed", names.len());
+        at.problem("uses", "too_many", message, "name those that fail or fill up", out);
+    }
+    let name = |(index, text): (usize, &str)| {
+        let name = text.parse();
+        if let Err(error) = &name {
+            let error: &super::BadName = error;
+            out.add("bad_resource", (&Path::Item(&list, index), items[index].line), error.to_string(), "rename it");
+        }
+        name.ok()
+    };
+    names.into_iter().filter_map(name).collect()
 }
 
 fn retry(at: &Table<'_>, out: &mut Findings) -> RetryPolicy {

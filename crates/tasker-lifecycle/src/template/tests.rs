@@ -170,6 +170,8 @@ fn keys_are_refused_with_place_and_remedy() {
         ("depends_on: [a]", "cycle", "depends_on", "remove one"),
         ("dependencies: a", "wrong_type", "dependencies", "list"),
         ("uses: [db, db]", "duplicate_item", "uses[1]", "keep one"),
+        ("uses: [db, -x]", "bad_resource", "uses[1]", "rename it"),
+        ("uses: [a, b, c, d, e, f, g, h, i]", "too_many", "uses", "fail or fill up"),
         ("name: b", "duplicate_key", "name", "keep one"),
         ("publishes_events: [{condition: always}]", "missing_key", "publishes_events[0].name", "add"),
         ("result_schema: true", "wrong_type", "result_schema", "mapping"),
@@ -318,7 +320,7 @@ fn what_is_not_acted_on_is_named() {
         - {name: w, handler: h, type: batch_worker, dependencies: [a]}\n";
     let template = read(yaml);
     let paths: Vec<String> = template.unsupported().into_iter().map(|problem| problem.path).collect();
-    assert_eq!(paths, ["steps[0].uses", "steps[0].handler.method", "steps[0].handler.resolver"]);
+    assert_eq!(paths, ["steps[0].handler.method", "steps[0].handler.resolver"]);
     assert_round_trip(&template);
 }
 

@@ -26,6 +26,8 @@ const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 pub(crate) struct Policy {
     pub(crate) retryable: bool,
     pub(crate) max_attempts: u32,
+    /// Whether it uses a resource.
+    pub(crate) uses: bool,
 }
 
 /// A template whose steps wait for the given ones before them.
@@ -35,8 +37,9 @@ pub(crate) fn template(steps: &[(Vec<usize>, Policy)]) -> Arc<Template> {
         .enumerate()
         .map(|(at, (parents, policy))| {
             let parents: Vec<String> = parents.iter().map(|parent| format!("s{parent}")).collect();
-            let Policy { retryable, max_attempts } = policy;
-            json!({"name": format!("s{at}"), "handler": "h", "dependencies": parents, "retry": {
+            let Policy { retryable, max_attempts, uses } = policy;
+            let uses: &[&str] = if *uses { &["shop"] } else { &[] };
+            json!({"name": format!("s{at}"), "handler": "h", "dependencies": parents, "uses": uses, "retry": {
                 "retryable": retryable, "max_attempts": max_attempts, "backoff": "none", "max_backoff_ms": LATER_MS * 2}})
         })
         .collect();
@@ -134,12 +137,26 @@ impl World {
         Some(Event::Reported { step, attempt, nonce: nonce(self.held[&step].holder)?, outcome })
     }
 
-    /// The due-time row of a step comes due.
+    /// The due-time row of a step comes due, or there is room for a step that is held.
     pub(crate) fn come_due(&self, step: StepIndex) -> Option<Event> {
         match self.held.get(&step)?.holder {
+            Holder::Due { nonce } if self.task.step(step) == Some(StepState::Held) => {
+                Some(Event::Admitted { step, nonce })
+            }
             Holder::Due { nonce } => Some(Event::Due { step, nonce }),
             Holder::Ticket(_) | Holder::None => None,
         }
+    }
+
+    /// The ticket of a step that uses a resource is taken back, where nobody has claimed it.
+    pub(crate) fn park(&self, step: StepIndex) -> Option<Event> {
+        let held = self.held.get(&step).filter(|held| held.lost == 0)?;
+        let Holder::Ticket(TicketRef { nonce, .. }) = held.holder else { return None };
+        Some(Event::Parked { step, nonce }).filter(|_| self.uses_resources(step))
+    }
+
+    fn uses_resources(&self, step: StepIndex) -> bool {
+        !self.task.template().step(self.task.pattern(step)).uses.is_empty()
     }
 
     /// An event happens and is held against every law.
@@ -196,7 +213,10 @@ impl World {
                     Event::Reported { step, attempt, nonce, outcome }
                 }));
                 if !due {
-                    events.push(Event::Due { step, nonce });
+                    events.extend([Event::Due { step, nonce }, Event::Admitted { step, nonce }]);
+                }
+                if !ticket || !self.uses_resources(step) {
+                    events.push(Event::Parked { step, nonce });
                 }
             }
         }
@@ -235,6 +255,10 @@ impl World {
                 assert_eq!(self.task.live(step).retry_at, Some(due));
                 let nonce = self.next_nonce(step);
                 self.hold(step, Holder::Due { nonce }, base_attempt);
+            }
+            Effect::Hold { step } => {
+                let nonce = self.next_nonce(step);
+                self.hold(step, Holder::Due { nonce }, self.task.attempts(step));
             }
             Effect::Withdraw { step, holder } => {
                 let held = self.held.remove(&step).expect("what is withdrawn was there");
@@ -292,20 +316,21 @@ impl World {
     fn moves_are_sound(&mut self, decision: &Decision) {
         for t in &decision.transitions {
             use StepState::{
-                Cancelled, Complete, Enqueued, Error, NotCreated, Pending, ResolvedManually, Skipped, WaitingForRetry,
+                Cancelled, Complete, Enqueued, Error, Held, NotCreated, Pending, ResolvedManually, Skipped, WaitingForRetry,
             };
             let in_batch = self.task.batch_of(t.step).is_some();
             assert_eq!(self.folded[t.step.at()], t.from, "{t:?}");
             let may = match t.from {
-                Pending => matches!(t.to, Enqueued | Complete | Cancelled),
-                Enqueued => matches!(t.to, Complete | WaitingForRetry | Error | Cancelled),
+                Pending => matches!(t.to, Held | Enqueued | Complete | Cancelled),
+                Held => matches!(t.to, Enqueued | Complete | Cancelled),
+                Enqueued => matches!(t.to, Held | Complete | WaitingForRetry | Error | Cancelled),
                 WaitingForRetry => {
-                    matches!(t.to, Enqueued | Complete | WaitingForRetry | Error | Cancelled)
+                    matches!(t.to, Held | Enqueued | Complete | WaitingForRetry | Error | Cancelled)
                 }
                 // A batch worker that is repaired may have to wait for its turn; its siblings come back with it.
-                Error => matches!(t.to, Enqueued | Complete | ResolvedManually) || (in_batch && t.to == Pending),
-                Cancelled => in_batch && matches!(t.to, Pending | Enqueued),
-                NotCreated => matches!(t.to, Pending | Enqueued | Skipped),
+                Error => matches!(t.to, Held | Enqueued | Complete | ResolvedManually) || (in_batch && t.to == Pending),
+                Cancelled => in_batch && matches!(t.to, Pending | Held | Enqueued),
+                NotCreated => matches!(t.to, Pending | Held | Enqueued | Skipped),
                 StepState::InProgress | Complete | ResolvedManually | Skipped => false,
             };
             assert!(may, "{t:?}");
@@ -353,10 +378,14 @@ impl World {
             let step = StepIndex::from(at);
             let unsatisfied = task.parents(step).iter().filter(|parent| !self.is_settled(**parent, step)).count();
             assert_eq!(task.waiting_parents(step) as usize, unsatisfied, "step {step} of {:?}", task.steps());
+            let parked = *state == StepState::Held;
+            assert!(!parked || self.uses_resources(step), "step {step} is held by nothing");
+            let sent = matches!(held(self, step), Holder::Ticket(_));
+            assert!(!sent || !self.uses_resources(step) || *state == StepState::Enqueued, "a ticket without its permit");
             assert!(!state.is_live() || unsatisfied == 0, "step {step} is {state} before its parents");
             let ready = task.is_started() && unsatisfied == 0 && *state == StepState::Pending;
             assert!(!ready || self.waits_for_its_turn(step), "step {step} is ready and left pending");
-            let held = self.held.get(&step).map_or(Holder::None, |held| held.holder);
+            let held = held(self, step);
             assert_eq!(task.live(step).holder, held, "step {step}");
             assert_eq!(state.is_live(), held != Holder::None, "step {step} is {state}, held by {held:?}");
             let attempts = task.attempts(step);
@@ -391,6 +420,10 @@ impl World {
             assert_eq!((read.attempts(step), read.limit(step)), (self.task.attempts(step), self.task.limit(step)));
         }
     }
+}
+
+fn held(world: &World, step: StepIndex) -> Holder {
+    world.held.get(&step).map_or(Holder::None, |held| held.holder)
 }
 
 fn nonce(holder: Holder) -> Option<Nonce> {

@@ -11,6 +11,7 @@ use super::{LATER_MS, template_of};
 /// Small enough for every life of theirs: a name, the steps, and whether steps do not disturb each other.
 pub(crate) fn plans() -> Vec<(&'static str, Value, bool)> {
     let mut plans = decisions();
+    plans.extend(resources());
     plans.extend(batches());
     plans
 }
@@ -78,6 +79,27 @@ fn decisions() -> Vec<(&'static str, Value, bool)> {
     ]
 }
 
+/// Steps that use a resource: tried twice, behind a decision, and in a batch.
+fn resources() -> Vec<(&'static str, Value, bool)> {
+    let using = |mut step: Value| {
+        step["uses"] = json!(["shop"]);
+        step
+    };
+    let mut twice = using(step("a", "standard", &[]));
+    twice["retry"]["max_attempts"] = json!(2);
+    let mut batch = batch("isolate", 2);
+    batch[1] = using(batch[1].take());
+    vec![
+        ("a resource", json!([twice, step("b", "standard", &["a"])]), true),
+        (
+            "a resource in a branch",
+            json!([step("d", "decision", &[]), using(step("x", "standard", &["d"])), step("c", "deferred", &["x"])]),
+            true,
+        ),
+        ("a resource in a batch", batch, true),
+    ]
+}
+
 fn batches() -> Vec<(&'static str, Value, bool)> {
     vec![
         ("one after the other", batch("continue_on_failure", 1), true),
@@ -117,13 +139,15 @@ pub(crate) fn random_plans() -> impl Strategy<Value = Arc<Template>> {
                 4 => "batchable",
                 _ => "standard",
             };
-            let mut step = json!({"name": format!("s{at}"), "type": kind, "handler": "h", "dependencies": named,
+            let uses: &[&str] = if at % 3 == 2 { &["shop"] } else { &[] };
+            let mut step = json!({"name": format!("s{at}"), "type": kind, "handler": "h", "dependencies": named, "uses": uses,
                 "retry": {"max_attempts": 2, "backoff": "none", "max_backoff_ms": LATER_MS * 2}});
             if kind == "batchable" {
                 step["batch_config"] = json!({"batch_size": 1, "parallelism": parallelism, "cursor_field": "id",
                                               "failure_strategy": strategy});
                 let worker = json!({"name": format!("w{at}"), "type": "batch_worker", "handler": "h",
-                    "dependencies": [format!("s{at}")], "retry": {"max_attempts": 1, "backoff": "none"}});
+                    "dependencies": [format!("s{at}")], "uses": uses,
+                    "retry": {"max_attempts": 1, "backoff": "none"}});
                 let convergence = json!({"name": format!("c{at}"), "type": "deferred", "handler": "h",
                     "dependencies": [format!("w{at}")]});
                 steps.extend([worker, convergence]);

@@ -9,7 +9,7 @@ use tasker_client::types::{Explanation, HandlerInfo, HandlerList};
 use tasker_lifecycle::{Holder, StepIndex, StepState, Timestamp};
 use tasker_shared::messages::ticket_queue;
 use tasker_shared::store::queries::{self, TaskRecord};
-use tasker_shared::store::{StoreError, to_sql, workers};
+use tasker_shared::store::{StoreError, resources, to_sql, workers};
 
 use super::error::ApiError;
 use super::input::task_id;
@@ -54,7 +54,10 @@ async fn facts(conn: &mut PgConnection, record: &TaskRecord, now: Timestamp) -> 
     let failed = states.filter(|(_, state)| matches!(state, StepState::Error | StepState::WaitingForRetry));
     let failed: Vec<StepIndex> = failed.map(|(at, _)| StepIndex::from(at)).collect();
     let failures = if failed.is_empty() { Vec::new() } else { queries::failures(conn, task.id(), &failed).await? };
+    let holds = task.count(StepState::Held) > 0;
+    let gates = if holds { resources::list(conn, Some(template.namespace.as_str()), None).await? } else { Vec::new() };
     Ok(Facts {
+        resources: gates.into_iter().map(|known| (known.key.name, known.gate)).collect(),
         now: to_sql(now),
         tickets,
         queues,

@@ -86,7 +86,12 @@ async fn checks(api: &Api) -> BTreeMap<String, HealthCheck> {
     } else {
         check(CheckStatus::Healthy, "takes work".to_owned(), 0.0)
     };
+    let resources = match &found.failed_resources[..] {
+        [] => check(CheckStatus::Healthy, "none has failed".to_owned(), 0.0),
+        failed => check(CheckStatus::Degraded, format!("steps are held by {}", failed.join(", ")), 0.0),
+    };
     BTreeMap::from([
+        ("resources".to_owned(), resources),
         ("database".to_owned(), database),
         ("server".to_owned(), server),
         ("task_requests".to_owned(), inbox(found.requests_waiting)),

@@ -133,7 +133,11 @@ impl TaskView {
             dependencies_satisfied: waiting == 0,
             retry_eligible: matches!(
                 state,
-                StepState::Pending | StepState::Enqueued | StepState::InProgress | StepState::WaitingForRetry
+                StepState::Pending
+                    | StepState::Held
+                    | StepState::Enqueued
+                    | StepState::InProgress
+                    | StepState::WaitingForRetry
             ) && policy.retryable
                 && attempts < task.limit(index)
                 && last.is_none_or(|last| last.retryable != Some(false)),
@@ -174,7 +178,7 @@ impl TaskView {
         let failed = count(|step| step.current_state == StepState::Error);
         let completed = count(|step| step.current_state.satisfies());
         let ready = count(|step| step.ready_for_execution);
-        let (total, pending) = (sum(steps.len()), count(|step| step.current_state == StepState::Pending));
+        let (total, pending) = (sum(steps.len()), count(|step| matches!(step.current_state, StepState::Pending | StepState::Held)));
         let record = self.record;
         let status = record.task.state();
         let template = record.task.template();

@@ -31,7 +31,9 @@ const LEASE: Duration = Duration::from_secs(60);
 /// A wait that goes to the due-time table.
 const LATER_MS: u64 = 100_000;
 /// Causes and effects, all of which some life must see.
-const EVERYTHING: [&str; 17] = [
+const EVERYTHING: [&str; 19] = [
+    "Admitted",
+    "hold",
     "Started",
     "Reported",
     "Due",
@@ -409,6 +411,7 @@ impl Lives {
                 }
                 self.seen.extend(decision.effects.iter().map(name));
                 adopt(twin, decision, &there.task);
+                self.seen.extend(admit(twin, &there.task));
             }
         }
         self.compare(&mut conn).await;
@@ -448,6 +451,7 @@ fn name(effect: &Effect) -> String {
     match effect {
         Effect::Enqueue { .. } => "ticket".to_owned(),
         Effect::Schedule { .. } => "due time".to_owned(),
+        Effect::Hold { .. } => "hold".to_owned(),
         Effect::Withdraw { holder: Holder::Due { .. }, .. } => "due time withdrawn".to_owned(),
         Effect::Withdraw { .. } => "ticket withdrawn".to_owned(),
         Effect::DeadLetter { reason, .. } => format!("{reason:?}"),
@@ -461,6 +465,10 @@ fn adopt(twin: &mut Task, decision: &Decision, stored: &Task) {
         let (step, is_due) = match effect {
             Effect::Enqueue { step, .. } => (*step, false),
             Effect::Schedule { step, .. } => (*step, true),
+            Effect::Hold { step } => {
+                twin.hold(*step, Holder::Due { nonce: Nonce(Uuid::nil()) });
+                continue;
+            }
             Effect::Withdraw { .. } | Effect::DeadLetter { .. } | Effect::TaskEnded(_) => continue,
         };
         let holder = match stored.live(step).holder {
@@ -472,6 +480,19 @@ fn adopt(twin: &mut Task, decision: &Decision, stored: &Task) {
         };
         twin.hold(step, holder);
     }
+}
+
+/// The resource that steps use here has no limit and never fails: what is held is let through in the same commit.
+fn admit(twin: &mut Task, stored: &Task) -> Option<String> {
+    let held: Vec<StepIndex> = (0..twin.steps().len()).map(StepIndex::from).collect();
+    let held = held.into_iter().filter(|step| twin.step(*step) == Some(StepState::Held)).collect::<Vec<_>>();
+    for step in &held {
+        let event = Event::Admitted { step: *step, nonce: Nonce(Uuid::nil()) };
+        let decision = decide(twin, &event, Timestamp(0)).unwrap();
+        decision.evolve(twin);
+        adopt(twin, &decision, stored);
+    }
+    (!held.is_empty()).then(|| "Admitted".to_owned())
 }
 
 fn random_template(rng: &mut StdRng) -> Template {
@@ -495,18 +516,28 @@ fn random_template(rng: &mut StdRng) -> Template {
         };
         let retry = json!({"max_attempts": rng.random_range(1..4), "backoff": "none", "max_backoff_ms": LATER_MS * 2});
         let mut step =
-            json!({"name": name, "type": kind, "handler": "h", "dependencies": parents[at], "retry": retry.clone()});
+            json!({"name": name, "type": kind, "handler": "h", "dependencies": parents[at], "retry": retry.clone(),
+                   "uses": uses(rng)});
         if kind == "batchable" {
             let strategy = ["continue_on_failure", "fail_fast", "isolate"][rng.random_range(0..3)];
             step["batch_config"] = json!({"batch_size": 1, "parallelism": rng.random_range(1..3), "cursor_field": "id",
                                           "failure_strategy": strategy});
             let (worker, convergence) = (format!("w{at}"), format!("c{at}"));
             steps.push(json!({"name": worker, "type": "batch_worker", "handler": "h", "dependencies": [name],
-                              "retry": retry}));
+                              "retry": retry, "uses": uses(rng)}));
             steps.push(json!({"name": convergence, "type": "deferred", "handler": "h", "dependencies": [worker]}));
         }
         steps.push(step);
     }
     let document = json!({"name": "lives", "namespace_name": "test", "version": "1.0.0", "steps": steps});
     template::from_json(&document, None).unwrap().0
+}
+
+/// Now and then a resource, or two.
+fn uses(rng: &mut StdRng) -> &'static [&'static str] {
+    match rng.random_range(0..8) {
+        0 => &["shop"],
+        1 => &["shop", "bank"],
+        _ => &[],
+    }
 }

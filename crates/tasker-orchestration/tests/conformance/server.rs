@@ -204,6 +204,8 @@ pub(super) fn history_folds(rows: &[HistoryRow], task: &Task) {
 
 /// Live steps that are not held by exactly one thing, and things that hold no live step.
 pub(super) async fn violations(conn: &mut PgConnection) -> Vec<String> {
-    let found = sqlx::query_scalar("SELECT v::text FROM tasker.live_step_violations() v");
+    let found = sqlx::query_scalar(
+        "SELECT v::text FROM tasker.live_step_violations() v UNION ALL SELECT p::text FROM tasker.permit_violations() p",
+    );
     found.fetch_all(conn).await.unwrap()
 }

@@ -23,6 +23,7 @@ pub mod queries;
 pub mod queues;
 pub mod refusals;
 pub mod reports;
+pub mod resources;
 pub mod schema;
 pub mod staleness;
 pub mod sweep;

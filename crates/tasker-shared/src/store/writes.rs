@@ -1,6 +1,7 @@
 //! Everything that a batch writes, gathered in memory and written by a number of statements that does not
 //! depend on the batch's size.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -35,7 +36,7 @@ pub struct Writes {
     /// And events.
     tickets: Vec<Outgoing>,
     withdrawn: Vec<Token>,
-    due: Vec<due::DueTime>,
+    due: BTreeMap<(TaskId, StepIndex), due::DueTime>,
     undue: Vec<(TaskId, StepIndex)>,
     dead: Vec<dead_letters::Filing>,
 }
@@ -139,16 +140,14 @@ impl Writes {
 
     /// Adds a row to the due-time table.
     pub fn schedule(&mut self, row: due::DueTime) {
-        self.due.push(row);
+        self.due.insert((row.task, row.step), row);
     }
 
     /// Adds a due-time row to delete.
     pub fn unschedule(&mut self, task: TaskId, step: StepIndex) {
         // A wait that began in this same commit was never written.
-        let began_here = self.due.iter().position(|row| row.task == task && row.step == step);
-        match began_here {
-            Some(position) => drop(self.due.swap_remove(position)),
-            None => self.undue.push((task, step)),
+        if self.due.remove(&(task, step)).is_none_or(|row| row.replaces) {
+            self.undue.push((task, step));
         }
     }
 
@@ -294,7 +293,7 @@ impl Writes {
             due::delete(conn, &self.undue).await?;
         }
         if !self.due.is_empty() {
-            due::insert(conn, &self.due).await?;
+            due::insert(conn, self.due.values()).await?;
         }
         if !self.dead.is_empty() {
             dead_letters::file(conn, &self.dead).await?;
@@ -490,6 +489,8 @@ pub fn cause_name(cause: Cause) -> &'static str {
         Cause::Started => "started",
         Cause::Reported => "reported",
         Cause::Due => "due",
+        Cause::Admitted => "admitted",
+        Cause::Parked => "parked",
         Cause::Cancelled => "cancelled",
         Cause::Expired => "expired",
         Cause::StepReset => "step_reset",

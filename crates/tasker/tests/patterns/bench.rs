@@ -170,6 +170,9 @@ impl Bench {
             .await
             .unwrap();
         assert_eq!(wrong, Vec::<String>::new(), "I10");
+        let wrong: Vec<String> =
+            sqlx::query_scalar("SELECT v::text FROM tasker.permit_violations() v").fetch_all(&self.pool).await.unwrap();
+        assert_eq!(wrong, Vec::<String>::new(), "permits are those of the steps that have a ticket");
     }
 }
 

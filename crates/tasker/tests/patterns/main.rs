@@ -8,3 +8,4 @@ mod decisions;
 mod demo;
 mod events;
 mod lifecycles;
+mod resources;
