@@ -129,7 +129,7 @@ BEGIN
             FROM live l
         )
         SELECT task, step, letter, tickets, due, undecided FROM held
-        WHERE (letter IN ('Q', 'W')) <> (tickets + due + undecided = 1) OR tickets + due + undecided > 1
+        WHERE (letter IN ('H', 'Q', 'W')) <> (tickets + due + undecided = 1) OR tickets + due + undecided > 1
         UNION ALL
         SELECT k.task, NULL, 'stray ticket', 1, 0, 0 FROM ticket k
         WHERE NOT EXISTS (SELECT FROM live l WHERE l.task = k.task AND l.nonce = k.nonce AND l.msg_id = k.msg_id)
@@ -160,6 +160,23 @@ BEGIN
     END IF;
 END $$;
 
+CREATE FUNCTION tasker.lock_resources(namespaces text[], names text[]) RETURNS TABLE(namespace text, resource text, max_in_flight integer, failures_to_open integer, open_ms integer, max_open_ms integer, paused boolean, state text, failures integer, times integer, allowed integer, open_until timestamp with time zone, in_flight bigint, waiting boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM 1 FROM tasker.resources r JOIN unnest(namespaces, names) AS u (namespace, name)
+        ON r.namespace = u.namespace AND r.resource = u.name
+    ORDER BY r.namespace, r.resource FOR NO KEY UPDATE OF r;
+    RETURN QUERY
+        SELECT r.namespace, r.resource, r.max_in_flight, r.failures_to_open, r.open_ms, r.max_open_ms, r.paused, r.state,
+               r.failures, r.times, r.allowed, r.open_until,
+               (SELECT count(*) FROM tasker.permits p WHERE p.namespace = r.namespace AND p.resource = r.resource),
+               EXISTS (SELECT FROM tasker.due_times d WHERE d.namespace = r.namespace AND d.resource = r.resource)
+        FROM unnest(namespaces, names) AS u (namespace, name)
+        JOIN tasker.resources r ON r.namespace = u.namespace AND r.resource = u.name;
+END $$;
+
 CREATE FUNCTION tasker.new_task_uuid() RETURNS uuid
     LANGUAGE sql
     SET search_path TO 'tasker', 'pg_temp'
@@ -176,6 +193,27 @@ CREATE FUNCTION tasker.pattern(content jsonb, expansions text, step integer) RET
     SELECT coalesce((SELECT b.worker FROM tasker.batches(content, expansions) b
                      WHERE step >= b.first AND step < b.first + b.count), step)
 $$;
+
+CREATE FUNCTION tasker.permit_violations() RETURNS TABLE(task_uuid uuid, step integer, resource text, violation text)
+    LANGUAGE sql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $_$
+    WITH wanted AS (
+        SELECT t.task_uuid, s.i AS step, t.namespace, u.resource
+        FROM tasker.tasks t
+        JOIN tasker.templates c ON c.hash = t.template_hash AND c.content @? '$.steps[*].uses[*]'
+        CROSS JOIN LATERAL generate_series(0, length(t.steps) - 1) AS s (i)
+        CROSS JOIN LATERAL jsonb_array_elements_text(
+            c.content -> 'steps' -> tasker.pattern(c.content, t.expansions, s.i) -> 'uses') AS u (resource)
+        WHERE substr(t.steps, s.i + 1, 1) = 'Q'
+    )
+    SELECT coalesce(w.task_uuid, p.task_uuid), coalesce(w.step, p.step), coalesce(w.resource, p.resource),
+           CASE WHEN w.task_uuid IS NULL THEN 'a permit without a ticket' ELSE 'a ticket without its permit' END
+    FROM wanted w
+    FULL JOIN tasker.permits p ON p.task_uuid = w.task_uuid AND p.step = w.step AND p.namespace = w.namespace
+                              AND p.resource = w.resource
+    WHERE w.task_uuid IS NULL OR p.task_uuid IS NULL
+$_$;
 
 CREATE FUNCTION tasker.publish(accepted integer[], ords integer[], queues text[], bodies text[]) RETURNS bigint
     LANGUAGE sql
@@ -478,6 +516,7 @@ CREATE VIEW tasker.steps AS
     tasker.step_name(c.content, t.expansions, t.task_uuid, ((n.ord - 1))::integer) AS step_name,
         CASE n.letter
             WHEN 'P'::text THEN 'pending'::text
+            WHEN 'H'::text THEN 'held'::text
             WHEN 'Q'::text THEN 'enqueued'::text
             WHEN 'W'::text THEN 'waiting_for_retry'::text
             WHEN 'C'::text THEN 'complete'::text
@@ -556,7 +595,10 @@ CREATE TABLE tasker.due_times (
     task_uuid uuid NOT NULL,
     step integer NOT NULL,
     nonce uuid NOT NULL,
-    due_at timestamp with time zone NOT NULL
+    due_at timestamp with time zone NOT NULL,
+    namespace text,
+    resource text,
+    CONSTRAINT due_times_check CHECK (((namespace IS NULL) = (resource IS NULL)))
 );
 
 CREATE TABLE tasker.history (
@@ -597,6 +639,13 @@ CREATE TABLE tasker.namespaces (
     CONSTRAINT namespaces_namespace_check CHECK ((namespace ~ '^[a-z][a-z0-9_]{0,28}$'::text))
 );
 
+CREATE TABLE tasker.permits (
+    namespace text NOT NULL,
+    resource text NOT NULL,
+    task_uuid uuid NOT NULL,
+    step integer NOT NULL
+);
+
 CREATE TABLE tasker.queues (
     queue text NOT NULL,
     namespace text NOT NULL,
@@ -615,6 +664,30 @@ CREATE TABLE tasker.refused_requests (
     details json NOT NULL,
     request json NOT NULL,
     refused_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE TABLE tasker.resources (
+    namespace text NOT NULL,
+    resource text NOT NULL,
+    max_in_flight integer,
+    failures_to_open integer DEFAULT 5 NOT NULL,
+    open_ms integer DEFAULT 5000 NOT NULL,
+    max_open_ms integer DEFAULT 300000 NOT NULL,
+    paused boolean DEFAULT false NOT NULL,
+    set_by text,
+    reason text,
+    state text DEFAULT 'closed'::text NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    times integer DEFAULT 0 NOT NULL,
+    allowed integer DEFAULT 0 NOT NULL,
+    open_until timestamp with time zone,
+    changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT resources_check CHECK ((max_open_ms >= open_ms)),
+    CONSTRAINT resources_check1 CHECK (((state = 'open'::text) = (open_until IS NOT NULL))),
+    CONSTRAINT resources_failures_to_open_check CHECK ((failures_to_open >= 0)),
+    CONSTRAINT resources_max_in_flight_check CHECK ((max_in_flight > 0)),
+    CONSTRAINT resources_open_ms_check CHECK ((open_ms > 0)),
+    CONSTRAINT resources_state_check CHECK ((state = ANY (ARRAY['closed'::text, 'open'::text, 'half_open'::text])))
 );
 
 CREATE TABLE tasker.task_details (
@@ -677,6 +750,9 @@ ALTER TABLE ONLY tasker.idempotency_keys
 ALTER TABLE ONLY tasker.namespaces
     ADD CONSTRAINT namespaces_pkey PRIMARY KEY (namespace);
 
+ALTER TABLE ONLY tasker.permits
+    ADD CONSTRAINT permits_pkey PRIMARY KEY (namespace, resource, task_uuid, step);
+
 ALTER TABLE ONLY tasker.queues
     ADD CONSTRAINT queues_namespace_pool_band_key UNIQUE (namespace, pool, band);
 
@@ -685,6 +761,9 @@ ALTER TABLE ONLY tasker.queues
 
 ALTER TABLE ONLY tasker.refused_requests
     ADD CONSTRAINT refused_requests_pkey PRIMARY KEY (task_uuid);
+
+ALTER TABLE ONLY tasker.resources
+    ADD CONSTRAINT resources_pkey PRIMARY KEY (namespace, resource);
 
 ALTER TABLE ONLY tasker.task_details
     ADD CONSTRAINT task_details_pkey PRIMARY KEY (task_uuid);
@@ -709,7 +788,9 @@ CREATE INDEX dead_letters_without_snapshot ON tasker.dead_letters USING btree (c
 
 CREATE INDEX discarded_results_by_task ON tasker.discarded_results USING btree (task_uuid);
 
-CREATE INDEX due_times_by_time ON tasker.due_times USING btree (due_at);
+CREATE INDEX due_times_by_resource ON tasker.due_times USING btree (namespace, resource, due_at) WHERE (resource IS NOT NULL);
+
+CREATE INDEX due_times_by_time ON tasker.due_times USING btree (due_at) WHERE (resource IS NULL);
 
 CREATE INDEX task_details_by_correlation ON ONLY tasker.task_details USING btree (correlation_id) WHERE (correlation_id <> task_uuid);
 
@@ -721,6 +802,9 @@ CREATE INDEX templates_bounded ON tasker.templates USING btree (hash) WHERE (COA
 
 ALTER TABLE ONLY tasker.queues
     ADD CONSTRAINT queues_namespace_fkey FOREIGN KEY (namespace) REFERENCES tasker.namespaces(namespace);
+
+ALTER TABLE ONLY tasker.resources
+    ADD CONSTRAINT resources_namespace_fkey FOREIGN KEY (namespace) REFERENCES tasker.namespaces(namespace);
 
 ALTER TABLE ONLY tasker.template_versions
     ADD CONSTRAINT template_versions_hash_fkey FOREIGN KEY (hash) REFERENCES tasker.templates(hash);

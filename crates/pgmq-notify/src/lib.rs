@@ -29,7 +29,7 @@ pub use mode::{Mode, PollTimer};
 pub use names::{Channel, QueueName};
 pub use notifier::Notifier;
 pub use queue::{
-    archive, clamp_vt, create_queues, delete_any, delete_fenced, delete_unclaimed, depth, extend_fenced, next_vt_ms, pop, read,
-    release_fenced, reserve_ids, send,
+    archive, clamp_vt, create_queues, delete_any, delete_fenced, delete_unclaimed, depth, extend_fenced, next_vt_ms,
+    pop, read, release_fenced, reserve_ids, send,
 };
 pub use wakeups::{Wake, Wakeups, Woken};

@@ -363,8 +363,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 fn templates() -> impl Strategy<Value = Arc<Template>> {
     let policy = (prop::bool::weighted(0.9), 1_u32..=4, prop::bool::weighted(0.2));
-    let policy =
-        policy.prop_map(|(retryable, max_attempts, uses)| Policy { retryable, max_attempts, uses });
+    let policy = policy.prop_map(|(retryable, max_attempts, uses)| Policy { retryable, max_attempts, uses });
     (1_usize..=40).prop_flat_map(move |steps| {
         let edges = prop::collection::btree_set((0..steps, 0..steps), 0..=steps * 2);
         (prop::collection::vec(policy.clone(), steps), edges).prop_map(|(policies, edges)| {

@@ -210,11 +210,7 @@ impl StepEnqueuer {
     }
 
     /// A page of the steps that have a ticket although a resource that they use has failed.
-    async fn to_take_back(
-        &self,
-        conn: &mut PgConnection,
-        max: usize,
-    ) -> Result<Vec<(TaskId, StepIndex)>, StoreError> {
+    async fn to_take_back(&self, conn: &mut PgConnection, max: usize) -> Result<Vec<(TaskId, StepIndex)>, StoreError> {
         let after = {
             let mut sweep = self.sweep.lock().expect("no panic while held");
             if self.parts.doorbell.is_to_take_back() {

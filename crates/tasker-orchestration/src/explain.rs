@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use tasker_client::types::{AttemptError, Explanation, StepExplanation, StepReason, WaitedFor};
+use tasker_lifecycle::resource::Breaker;
 use tasker_lifecycle::{Batch, Expansion, Holder, StepIndex, StepState, Task, TaskState};
 use tasker_shared::messages::StepFailure;
-use tasker_lifecycle::resource::Breaker;
 use tasker_shared::store::queries::{Failed, TicketFact};
 use tasker_shared::store::resources::Gate;
-use tasker_shared::store::{from_sql, to_sql};
 use tasker_shared::store::workers::Able;
+use tasker_shared::store::{from_sql, to_sql};
 
 /// Names in one list.
 const NAMES_MAX: usize = 10;
@@ -197,7 +197,7 @@ fn held(task: &Task, facts: &Facts, step: StepIndex, said: &mut StepExplanation)
         _ if gate.resource.paused => (StepReason::ResourcePaused, format!("{name} is paused by an operator")),
         (Breaker::Open { until, times }, _) => {
             said.until = Some(to_sql(until));
-            let again = if times > 1 { format!(", for the {times}th time in a row") } else { String::new() };
+            let again = if times > 1 { format!(", {times} times in a row now") } else { String::new() };
             let until = time(to_sql(until));
             (StepReason::BreakerOpen, format!("the breaker of {name} is open until {until}{again}"))
         }

@@ -198,12 +198,12 @@ impl Uses {
             resources::save(conn, &moved, now).await?;
         }
         if !self.permits.is_empty() {
-            let which = |wanted| self.permits.iter().filter(move |(_, given)| **given == wanted).map(|(permit, _)| permit);
+            let which =
+                |wanted| self.permits.iter().filter(move |(_, given)| **given == wanted).map(|(permit, _)| permit);
             let (given, taken_back): (Vec<&Permit>, Vec<&Permit>) = (which(true).collect(), which(false).collect());
             resources::permit(conn, &given, &taken_back).await?;
         }
-        let has_room =
-            self.gates.values().any(|gate| gate.waiting && gate.resource.room(gate.in_flight, now) > 0);
+        let has_room = self.gates.values().any(|gate| gate.waiting && gate.resource.room(gate.in_flight, now) > 0);
         Ok(Nudge { has_room, opened: self.opened })
     }
 }

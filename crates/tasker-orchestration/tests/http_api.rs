@@ -318,11 +318,11 @@ async fn every_documented_route_is_there_and_every_route_is_documented() {
         }
     }
     let expected = "DELETE /v1/tasks/{uuid}, DELETE /v1/templates/{namespace}/{name}/{version}/deprecate, GET /api-docs/openapi.json, GET /api-docs/ui, GET /config, GET /health, \
-        GET /health/detailed, GET /health/live, GET /health/ready, GET /live, GET /metrics, GET /ready, GET /v1/analytics/bottlenecks, GET /v1/analytics/performance, GET /v1/dlq, GET /v1/dlq/investigation-queue, GET /v1/dlq/staleness, GET /v1/dlq/stats, GET /v1/dlq/task/{uuid}, GET /v1/handlers, GET /v1/handlers/{namespace}, GET /v1/handlers/{namespace}/{name}, GET /v1/tasks, \
+        GET /health/detailed, GET /health/live, GET /health/ready, GET /live, GET /metrics, GET /ready, GET /v1/analytics/bottlenecks, GET /v1/analytics/performance, GET /v1/dlq, GET /v1/dlq/investigation-queue, GET /v1/dlq/staleness, GET /v1/dlq/stats, GET /v1/dlq/task/{uuid}, GET /v1/handlers, GET /v1/handlers/{namespace}, GET /v1/handlers/{namespace}/{name}, GET /v1/resources, GET /v1/resources/{namespace}/{name}, GET /v1/tasks, \
         GET /v1/tasks/{uuid}, GET /v1/tasks/{uuid}/events, GET /v1/tasks/{uuid}/explain, GET /v1/tasks/{uuid}/graph, GET /v1/tasks/{uuid}/history, \
         GET /v1/tasks/{uuid}/wait, GET /v1/tasks/{uuid}/workflow_steps, GET /v1/tasks/{uuid}/workflow_steps/{step_uuid}, \
         GET /v1/tasks/{uuid}/workflow_steps/{step_uuid}/audit, GET /v1/templates, \
-        GET /v1/templates/{namespace}/{name}/{version}, PATCH /v1/dlq/entry/{id}, PATCH /v1/tasks/{uuid}/workflow_steps/{step_uuid}, POST /v1/dlq/task/{uuid}, POST /v1/tasks, POST /v1/tasks/bulk, POST /v1/tasks/repair, POST /v1/templates, \
+        GET /v1/templates/{namespace}/{name}/{version}, PATCH /v1/dlq/entry/{id}, PATCH /v1/resources/{namespace}/{name}, PATCH /v1/tasks/{uuid}/workflow_steps/{step_uuid}, POST /v1/dlq/task/{uuid}, POST /v1/tasks, POST /v1/tasks/bulk, POST /v1/tasks/repair, POST /v1/templates, \
         POST /v1/templates/{namespace}/{name}/{version}/deprecate";
     assert_eq!(routes.iter().map(String::as_str).collect::<Vec<_>>().join(", "), expected);
     let unknown = uuid::Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000).to_string();

@@ -184,7 +184,7 @@ async fn bad_templates_are_refused_with_every_problem() {
             "INVALID_TEMPLATE",
             "steps[0].publishes_events[0].schema",
         ),
-        (format!("{head}{}", step.replace("}}]", "}, uses: [stripe]}]")), "UNSUPPORTED_TEMPLATE", "steps[0].uses"),
+        (format!("{head}{}", step.replace("}}]", "}, uses: ['-']}]")), "INVALID_TEMPLATE", "steps[0].uses[0]"),
         (
             format!("{head}lifecycle: {{max_duration_minutes: 0}}\n{step}"),
             "INVALID_TEMPLATE",

@@ -1,6 +1,7 @@
 //! The arguments, as clap reads them. What a command does is in [`crate::commands`].
 
 mod operate;
+mod resource;
 
 use std::path::PathBuf;
 
@@ -10,7 +11,8 @@ use tasker_client::GraphFormat;
 use tasker_client::types::TaskState;
 use uuid::Uuid;
 
-pub(crate) use operate::{CompleteStep, DlqCommand, RepairMany, RepairStep};
+pub(crate) use operate::{Account, CompleteStep, DlqCommand, RepairMany, RepairStep};
+pub(crate) use resource::{ResourceCommand, Which};
 
 /// Workflows on PostgreSQL: run them, watch them, repair them
 #[derive(Debug, Parser)]
@@ -54,6 +56,9 @@ pub(crate) enum Command {
     /// Look into what was given up
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// See and change what steps share: limits, breakers, pauses
+    #[command(subcommand)]
+    Resource(ResourceCommand),
     /// Check, register and show templates
     #[command(subcommand)]
     Template(TemplateCommand),

@@ -8,6 +8,7 @@ mod demo;
 mod dlq;
 mod drawing;
 mod process;
+mod resource;
 mod system;
 mod task;
 mod template;
@@ -39,6 +40,7 @@ pub(crate) fn run(cli: Cli, handlers: HandlerRegistry, output: &Output) -> Resul
         Command::Db(command) => runtime.block_on(db::run(&command, &configured()?, output)),
         Command::Task(command) => runtime.block_on(task::run(command, &connect()?, output)),
         Command::Dlq(command) => runtime.block_on(dlq::run(command, &connect()?, output)),
+        Command::Resource(command) => runtime.block_on(resource::run(command, &connect()?, output)),
         Command::Template(command) => runtime.block_on(template::run(command, connect, output)),
         Command::Config(command) => config::run(&command, output),
         Command::System(command) => runtime.block_on(system::run(command, &connect()?, output)),

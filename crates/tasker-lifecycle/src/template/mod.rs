@@ -22,8 +22,8 @@ use serde_json::Value;
 
 pub use model::{
     Backoff, BadName, BatchConfig, DeliveryMode, DomainEvent, FailureStrategy, HandlerRef, IdentityStrategy, Lifecycle,
-    Namespace, NotAHash, Pool, PublishCondition, PublishedEvent, ResourceName, RetryPolicy, StalenessAction, StepKind, StepTemplate,
-    SystemDependencies, Template, TemplateHash,
+    Namespace, NotAHash, Pool, PublishCondition, PublishedEvent, ResourceName, RetryPolicy, StalenessAction, StepKind,
+    StepTemplate, SystemDependencies, Template, TemplateHash,
 };
 pub use problem::{Problem, Warning};
 

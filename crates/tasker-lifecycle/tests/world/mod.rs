@@ -316,7 +316,8 @@ impl World {
     fn moves_are_sound(&mut self, decision: &Decision) {
         for t in &decision.transitions {
             use StepState::{
-                Cancelled, Complete, Enqueued, Error, Held, NotCreated, Pending, ResolvedManually, Skipped, WaitingForRetry,
+                Cancelled, Complete, Enqueued, Error, Held, NotCreated, Pending, ResolvedManually, Skipped,
+                WaitingForRetry,
             };
             let in_batch = self.task.batch_of(t.step).is_some();
             assert_eq!(self.folded[t.step.at()], t.from, "{t:?}");
@@ -381,7 +382,10 @@ impl World {
             let parked = *state == StepState::Held;
             assert!(!parked || self.uses_resources(step), "step {step} is held by nothing");
             let sent = matches!(held(self, step), Holder::Ticket(_));
-            assert!(!sent || !self.uses_resources(step) || *state == StepState::Enqueued, "a ticket without its permit");
+            assert!(
+                !sent || !self.uses_resources(step) || *state == StepState::Enqueued,
+                "a ticket without its permit"
+            );
             assert!(!state.is_live() || unsatisfied == 0, "step {step} is {state} before its parents");
             let ready = task.is_started() && unsatisfied == 0 && *state == StepState::Pending;
             assert!(!ready || self.waits_for_its_turn(step), "step {step} is ready and left pending");

@@ -178,7 +178,8 @@ impl TaskView {
         let failed = count(|step| step.current_state == StepState::Error);
         let completed = count(|step| step.current_state.satisfies());
         let ready = count(|step| step.ready_for_execution);
-        let (total, pending) = (sum(steps.len()), count(|step| matches!(step.current_state, StepState::Pending | StepState::Held)));
+        let (total, pending) =
+            (sum(steps.len()), count(|step| matches!(step.current_state, StepState::Pending | StepState::Held)));
         let record = self.record;
         let status = record.task.state();
         let template = record.task.template();

@@ -515,8 +515,7 @@ fn random_template(rng: &mut StdRng) -> Template {
             _ => "standard",
         };
         let retry = json!({"max_attempts": rng.random_range(1..4), "backoff": "none", "max_backoff_ms": LATER_MS * 2});
-        let mut step =
-            json!({"name": name, "type": kind, "handler": "h", "dependencies": parents[at], "retry": retry.clone(),
+        let mut step = json!({"name": name, "type": kind, "handler": "h", "dependencies": parents[at], "retry": retry.clone(),
                    "uses": uses(rng)});
         if kind == "batchable" {
             let strategy = ["continue_on_failure", "fail_fast", "isolate"][rng.random_range(0..3)];

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use tasker_lifecycle::resource::Resource;
 use tasker_lifecycle::template::{self, Template};
-use tasker_lifecycle::{StoredTask, TaskId};
+use tasker_lifecycle::{StoredTask, TaskId, Timestamp};
 
 use super::*;
 
@@ -15,7 +16,10 @@ const NOW_US: i64 = 1_700_000_000_000_000;
 
 /// `a` → `b` → `c`, and `d` beside them. What is asked about is `a` (0) unless the case says otherwise.
 fn template() -> Arc<Template> {
-    let step = |name: &str, parents: &[&str]| json!({"name": name, "handler": "h", "dependencies": parents});
+    let step = |name: &str, parents: &[&str]| {
+        let uses: &[&str] = if name == "a" { &["bank", "mail"] } else { &[] };
+        json!({"name": name, "handler": "h", "dependencies": parents, "uses": uses})
+    };
     let steps = [step("a", &[]), step("b", &["a"]), step("c", &["b", "d"]), step("d", &[])];
     let document = json!({"name": "t", "namespace_name": "shop", "version": "1.0.0", "steps": steps});
     Arc::new(template::from_json(&document, None).unwrap().0)
@@ -32,6 +36,8 @@ struct Case {
     able: (i64, i64, i64),
     /// Outcome and whether retryable.
     failed: Option<(&'static str, Option<bool>)>,
+    /// The limit of `bank`, whether it is paused, and its breaker; three of its steps are in flight.
+    bank: (Option<u32>, bool, Breaker),
     step: usize,
     code: StepReason,
     says: &'static str,
@@ -39,7 +45,25 @@ struct Case {
 
 fn case(state: TaskState, steps: &'static str, code: StepReason, says: &'static str) -> Case {
     let entry = if "QW".contains(&steps[..1]) { format!("{{{TICKET}}}") } else { "{}".to_owned() };
-    Case { state, steps, entry, ticket: None, able: (1, 1, 1), failed: None, step: 0, code, says }
+    Case {
+        state,
+        steps,
+        entry,
+        ticket: None,
+        able: (1, 1, 1),
+        failed: None,
+        bank: (None, false, CLOSED),
+        step: 0,
+        code,
+        says,
+    }
+}
+
+const CLOSED: Breaker = Breaker::Closed { failures: 0 };
+
+fn held(bank: (Option<u32>, bool, Breaker), code: StepReason, says: &'static str) -> Case {
+    let entry = format!("{{{}}}", &TICKET[TICKET.find("\"n\"").unwrap()..]);
+    Case { entry, bank, ..case(TaskState::WaitingForDependencies, "HPPC", code, says) }
 }
 
 fn enqueued(ticket: (bool, i64, i64), able: (i64, i64, i64), code: StepReason, says: &'static str) -> Case {
@@ -88,6 +112,15 @@ fn cases() -> Vec<Case> {
         ),
         given_up(1, ("failure", Some(false)), R::PermanentFailure, "attempt 1 failed for good: bank: no money"),
         given_up(4, ("lease_lost", None), R::LeaseLost, "workers that were lost (3 allowed)"),
+        held((Some(3), false, CLOSED), R::ResourceFull, "bank 3/3: as many of its steps run as may at once"),
+        held((None, false, CLOSED), R::ResourceFull, "others wait for bank; a server is about to let them through"),
+        held((Some(3), true, CLOSED), R::ResourcePaused, "bank is paused by an operator"),
+        held(
+            (None, false, Breaker::Open { until: Timestamp(NOW_US + 5_000_000), times: 2 }),
+            R::BreakerOpen,
+            "the breaker of bank is open until 2023-11-14T22:13:25.000Z, 2 times in a row now",
+        ),
+        held((None, false, Breaker::HalfOpen { allowed: 3, times: 1 }), R::BreakerOpen, "half open: 3 of 3 are being"),
         Case { step: 1, ..case(blocked, "EPPC", R::ParentFailed, "its parent a failed for good") },
         Case { step: 2, ..case(blocked, "EPPC", R::ParentPending, "its parent b is pending; further up a failed") },
         Case { step: 2, ..case(blocked, "EPPE", R::ParentFailed, "its parent d failed for good, and 1 more") },
@@ -113,6 +146,10 @@ fn explained(case: &Case) -> Explanation {
         facts.tickets.insert(StepIndex(0), fact);
     }
     facts.queues.insert(StepIndex(0), QUEUE.to_owned());
+    for (name, (max_in_flight, paused, breaker)) in [("mail", (None, false, CLOSED)), ("bank", case.bank)] {
+        let resource = Resource { max_in_flight, failures_to_open: 5, open_ms: 1, max_open_ms: 1, paused, breaker };
+        facts.resources.insert(name.to_owned(), Gate { resource, in_flight: 3, waiting: true });
+    }
     let (both, handler, queue) = case.able;
     facts.able.insert((QUEUE.to_owned(), "h".to_owned()), Able { both, handler, queue });
     if let Some((outcome, retryable)) = case.failed {
@@ -138,7 +175,7 @@ fn every_reason_is_told_for_what_it_is() {
 #[test]
 fn every_reason_has_a_case() {
     let seen: std::collections::HashSet<StepReason> = cases().iter().map(|case| case.code).collect();
-    assert_eq!(seen.len(), 11, "{seen:?}");
+    assert_eq!(seen.len(), 14, "{seen:?}");
 }
 
 #[test]

@@ -90,6 +90,11 @@ impl Server {
         Answer::of(request.body(body).send().await.unwrap()).await
     }
 
+    pub async fn patch(&self, path: &str, body: impl Into<reqwest::Body>) -> Answer {
+        let request = self.http.patch(format!("{}{path}", self.base)).header("content-type", "application/json");
+        Answer::of(request.body(body).send().await.unwrap()).await
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         Answer::of(self.http.get(format!("{}{path}", self.base)).send().await.unwrap()).await
     }

@@ -128,8 +128,9 @@ pub async fn save(
         Breaker::HalfOpen { allowed, times } => (0, times, allowed, None),
     });
     let column = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-    let numbers: Vec<(i32, i32, i32, Option<DateTime<Utc>>)> =
-        numbers.map(|(failures, times, allowed, until)| (column(failures), column(times), column(allowed), until)).collect();
+    let numbers: Vec<(i32, i32, i32, Option<DateTime<Utc>>)> = numbers
+        .map(|(failures, times, allowed, until)| (column(failures), column(times), column(allowed), until))
+        .collect();
     sqlx::query!(
         "UPDATE tasker.resources r
          SET state = u.state, failures = u.failures, times = u.times, allowed = u.allowed, open_until = u.until,
@@ -268,9 +269,9 @@ pub async fn revocable(
     )
     .fetch_all(conn)
     .await?;
-    let steps = rows.into_iter().map(|row| {
-        Ok((task_id(row.task_uuid)?, StepIndex(u32::try_from(row.step).unwrap_or(u32::MAX))))
-    });
+    let steps = rows
+        .into_iter()
+        .map(|row| Ok((task_id(row.task_uuid)?, StepIndex(u32::try_from(row.step).unwrap_or(u32::MAX)))));
     steps.collect()
 }
 

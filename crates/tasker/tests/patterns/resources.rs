@@ -115,8 +115,13 @@ async fn a_resource_that_fails_is_left_alone_until_a_probe_succeeds() {
         shop.is_down.store(true, Ordering::SeqCst);
         shop.failures.store(0, Ordering::SeqCst);
         let (most, quick) = (Some(2), Some(50));
-        let settings =
-            Settings { max_in_flight: most, failures_to_open: Some(3), open_ms: quick, max_open_ms: quick, ..Settings::default() };
+        let settings = Settings {
+            max_in_flight: most,
+            failures_to_open: Some(3),
+            open_ms: quick,
+            max_open_ms: quick,
+            ..Settings::default()
+        };
         set(bench, settings).await;
         let tasks = create(bench, 40).await;
         // Three failures open it, then one probe after the other fails.
