@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgmq_notify::{Outgoing, QueueName, Token};
-use sqlx::PgConnection;
 use tasker_lifecycle::{
     Effect, Event, Holder, Nonce, Refused, StepIndex, TaskId, TaskState, TicketRef, Timestamp, decide,
 };
@@ -19,6 +18,7 @@ use tasker_shared::store::{StoreError, dead_letters, tasks};
 use uuid::Uuid;
 
 use crate::engine::Parts;
+use crate::session::Session;
 
 /// The tasks of a batch, what was decided on them, and what follows.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl Advance {
 
     /// Gives every wanted ticket its number and nonce, and claims those that the local worker takes at
     /// once. Needed before a further event may touch the same steps.
-    pub(crate) async fn settle(&mut self, conn: &mut PgConnection, parts: &Parts) -> Result<(), StoreError> {
+    pub(crate) async fn settle(&mut self, conn: &mut impl Session, parts: &Parts) -> Result<(), StoreError> {
         let wanted = std::mem::take(&mut self.wanted);
         let mut by_queue: BTreeMap<QueueName, Vec<Wanted>> = BTreeMap::new();
         for want in wanted {
@@ -135,7 +135,7 @@ impl Advance {
         }
         for (queue, wanted) in by_queue {
             let count = u32::try_from(wanted.len()).expect("at most 100,000 per task of a bounded batch");
-            let ids = parts.ids.take(conn, &queue, count).await?;
+            let ids = conn.message_ids(&parts.ids, &queue, count).await?;
             let mut visible = false;
             for (want, msg_id) in wanted.iter().zip(ids) {
                 visible |= !self.ticket(want, &queue, msg_id, parts.local.as_ref());
@@ -183,7 +183,7 @@ impl Advance {
     /// Adds the durable ones of these events.
     pub(crate) async fn publish(
         &mut self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         parts: &Parts,
         events: impl Iterator<Item = &Published>,
     ) -> Result<(), StoreError> {
@@ -193,7 +193,7 @@ impl Advance {
         }
         for (queue, bodies) in by_queue {
             let count = u32::try_from(bodies.len()).expect("a few per report of a bounded batch");
-            let ids = parts.ids.take(conn, &queue, count).await?;
+            let ids = conn.message_ids(&parts.ids, &queue, count).await?;
             for (body, msg_id) in bodies.into_iter().zip(ids) {
                 self.writes.event(Outgoing::new(queue.clone(), msg_id, body));
             }
@@ -203,14 +203,14 @@ impl Advance {
     }
 
     /// Writes everything. What is answered is for after the commit.
-    pub(crate) async fn write(mut self, conn: &mut PgConnection, parts: &Parts) -> Result<After, StoreError> {
+    pub(crate) async fn write(mut self, conn: &mut impl Session, parts: &Parts) -> Result<After, StoreError> {
         self.settle(conn, parts).await?;
         for touched in self.tasks.iter_mut().filter(|touched| touched.changed) {
             touched.snapshot.version = rand::random();
         }
         let changed: Vec<&Snapshot> = self.tasks.iter().filter(|t| t.changed).map(|t| &t.snapshot).collect();
         if !changed.is_empty() || !self.writes.is_empty() {
-            self.writes.apply(conn, &changed, self.now, &parts.name).await?;
+            conn.apply(self.writes, &changed, self.now, &parts.name).await?;
         }
         let mut after = self.after;
         let seen = |t: &Touched| (t.snapshot.task.id(), t.snapshot.seq, t.snapshot.task.state());
@@ -222,7 +222,7 @@ impl Advance {
     /// Inserts the batch's tasks, which are new.
     pub(crate) async fn insert(
         mut self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         parts: &Parts,
         mut details: Vec<(Arc<serde_json::value::RawValue>, tasks::Details)>,
     ) -> Result<After, StoreError> {
@@ -233,7 +233,7 @@ impl Advance {
             snapshot.version = rand::random();
             new.push(tasks::NewTask { snapshot, context, details });
         }
-        self.writes.insert(conn, &new, self.now, &parts.name).await?;
+        conn.insert(self.writes, &new, self.now, &parts.name).await?;
         let mut after = self.after;
         after.snapshots = new.into_iter().map(|task| task.snapshot).collect();
         Ok(after)
@@ -277,7 +277,7 @@ pub(crate) fn queue_of(snapshot: &Snapshot, step: StepIndex) -> QueueName {
 
 /// Loads the snapshots of locked tasks: from the cache where the version is the locked one.
 pub(crate) async fn snapshots(
-    conn: &mut PgConnection,
+    conn: &mut impl Session,
     parts: &Parts,
     versions: &HashMap<TaskId, i64>,
 ) -> Result<Vec<Snapshot>, StoreError> {
@@ -292,7 +292,7 @@ pub(crate) async fn snapshots(
     parts.metrics.cache_hits.inc_by(found.len() as u64);
     parts.metrics.cache_misses.inc_by(missing.len() as u64);
     if !missing.is_empty() {
-        found.extend(tasks::load(conn, &missing, &parts.templates).await?);
+        found.extend(conn.load(&missing, &parts.templates).await?);
     }
     Ok(found)
 }

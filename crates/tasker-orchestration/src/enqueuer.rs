@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use sqlx::PgConnection;
 use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
-use tasker_shared::store::staleness::{self, Stale};
+use tasker_shared::store::StoreError;
+use tasker_shared::store::staleness::Stale;
 use tasker_shared::store::writes::ByHand;
-use tasker_shared::store::{StoreError, actions, checkpoints, due, ledger, sweep, tasks};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -18,6 +17,7 @@ use crate::actor::{Actor, Handled, Work};
 use crate::advance::{Advance, After, snapshots};
 use crate::engine::Parts;
 use crate::errors::CommandError;
+use crate::session::Session;
 
 /// How many live tasks one look of the sweep covers; it comes back for the rest.
 const SWEEP_PAGE: i64 = 2_000;
@@ -92,7 +92,7 @@ impl Actor for StepEnqueuer {
         self.parts.config.sweep.due_batch
     }
 
-    async fn handle(&self, conn: &mut PgConnection, work: Work<'_, Command>) -> Result<Handled<Carried>, StoreError> {
+    async fn handle(&self, conn: &mut impl Session, work: Work<'_, Command>) -> Result<Handled<Carried>, StoreError> {
         match work {
             Work::Inbox { events, again } => {
                 Ok(Handled { after: self.commands(conn, events, again).await?, taken: 0, next: None })
@@ -114,7 +114,7 @@ impl Actor for StepEnqueuer {
         let _gone = command.reply.send(Err(CommandError::Unavailable));
     }
 
-    async fn file_offender(&self, _conn: &mut PgConnection, error: &StoreError) -> Result<(), StoreError> {
+    async fn file_offender(&self, _conn: &mut impl Session, error: &StoreError) -> Result<(), StoreError> {
         // The task that can't be read stays as it is for an operator; the sweep goes on behind it.
         tracing::error!(%error, "the sweep met a task that it can't handle");
         let mut sweep = self.sweep.lock().expect("no panic while held");
@@ -133,7 +133,7 @@ impl StepEnqueuer {
     /// What workers had stored before the command came is decided first, then the command.
     async fn commands(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         commands: &[Command],
         again: bool,
     ) -> Result<Carried, StoreError> {
@@ -141,7 +141,7 @@ impl StepEnqueuer {
         let ids: Vec<TaskId> = ids.into_iter().collect();
         let mut advance = self.locked(conn, &ids).await?;
         let done = if again { done_before(conn, &ids, commands).await? } else { Vec::new() };
-        for (task, event) in sweep::undecided_of(conn, &ids).await? {
+        for (task, event) in conn.undecided_of(&ids).await? {
             if let Err(refused) = advance.event(task, &event) {
                 tracing::warn!(%task, %refused, "a stored attempt that never could apply");
             }
@@ -157,8 +157,8 @@ impl StepEnqueuer {
     }
 
     /// Due times first; when none is due, a page of the sweep.
-    async fn look(&self, conn: &mut PgConnection, max: usize) -> Result<Handled<Carried>, StoreError> {
-        let (mut events, next_ms) = due::come_due(conn, i64::try_from(max).unwrap_or(i64::MAX)).await?;
+    async fn look(&self, conn: &mut impl Session, max: usize) -> Result<Handled<Carried>, StoreError> {
+        let (mut events, next_ms) = conn.come_due(i64::try_from(max).unwrap_or(i64::MAX)).await?;
         let taken = events.len();
         let mut stale = Vec::new();
         if taken == 0 {
@@ -174,7 +174,7 @@ impl StepEnqueuer {
             let ids: Vec<TaskId> = ids.into_iter().collect();
             let mut advance = self.locked(conn, &ids).await?;
             for task in filed {
-                ledger::file_task(conn, task, "stale", &self.parts.name).await?;
+                conn.file_task(task, "stale", &self.parts.name).await?;
             }
             for (task, event) in events {
                 if let Err(refused) = advance.event(task, &event) {
@@ -186,7 +186,7 @@ impl StepEnqueuer {
         Ok(Handled { after: carried, taken, next: next_ms.map(Duration::from_millis) })
     }
 
-    async fn sweep_page(&self, conn: &mut PgConnection) -> Result<Vec<(TaskId, Event)>, StoreError> {
+    async fn sweep_page(&self, conn: &mut impl Session) -> Result<Vec<(TaskId, Event)>, StoreError> {
         let (after, partitions) = {
             let mut sweep = self.sweep.lock().expect("no panic while held");
             let due = sweep.partitions_at.is_none_or(|at| at.elapsed() > PARTITIONS_EVERY);
@@ -196,23 +196,19 @@ impl StepEnqueuer {
             (sweep.after, due)
         };
         if partitions {
-            sweep::ensure_partitions(conn).await?;
-            checkpoints::delete_ended(conn, CHECKPOINTS).await?;
+            conn.ensure_partitions().await?;
+            conn.delete_checkpoints(CHECKPOINTS).await?;
         }
         let queues = self.parts.queues();
         let queue = &self.parts.config.queue;
         let longest_delay = tasker_lifecycle::MAX_TICKET_DELAY_MS;
-        let clamped = pgmq_notify::clamp_vt(
-            conn,
-            &queues,
-            Duration::from_millis(queue.max_lease_ms),
-            Duration::from_millis(longest_delay),
-        )
-        .await?;
+        let clamped = conn
+            .clamp_vt(&queues, Duration::from_millis(queue.max_lease_ms), Duration::from_millis(longest_delay))
+            .await?;
         if clamped > 0 {
             tracing::warn!(clamped, "tickets were hidden for longer than any lease; the clock must have jumped");
         }
-        let (found, last) = sweep::undecided(conn, after, SWEEP_PAGE, UNDECIDED_AGE_MS).await?;
+        let (found, last) = conn.undecided(after, SWEEP_PAGE, UNDECIDED_AGE_MS).await?;
         if !found.is_empty() {
             tracing::info!(attempts = found.len(), "the sweep found attempts whose message was lost");
         }
@@ -221,9 +217,9 @@ impl StepEnqueuer {
     }
 
     /// A page of the tasks that have passed a bound of their life.
-    async fn stale(&self, conn: &mut PgConnection) -> Result<Vec<Stale>, StoreError> {
+    async fn stale(&self, conn: &mut impl Session) -> Result<Vec<Stale>, StoreError> {
         let after = self.sweep.lock().expect("no panic while held").stale_after;
-        let found = staleness::stale(conn, after, STALE_PAGE).await?;
+        let found = conn.stale(after, STALE_PAGE).await?;
         for Stale { task, bound, minutes, .. } in found.iter().filter(|stale| stale.fails) {
             tracing::warn!(%task, bound, minutes, "a task has passed a bound of its life and ends in error");
         }
@@ -233,18 +229,18 @@ impl StepEnqueuer {
         Ok(found)
     }
 
-    async fn locked(&self, conn: &mut PgConnection, ids: &[TaskId]) -> Result<Advance, StoreError> {
-        let locked = tasks::lock_and_take(conn, ids, &[]).await?;
+    async fn locked(&self, conn: &mut impl Session, ids: &[TaskId]) -> Result<Advance, StoreError> {
+        let locked = conn.lock_and_take(ids, &[]).await?;
         Ok(Advance::new(locked.now, snapshots(conn, &self.parts, &locked.versions).await?))
     }
 }
 
 /// Which actions an earlier try of the same commands has carried out: its commit may have succeeded although its
 /// answer got lost.
-async fn done_before(conn: &mut PgConnection, ids: &[TaskId], commands: &[Command]) -> Result<Vec<Uuid>, StoreError> {
+async fn done_before(conn: &mut impl Session, ids: &[TaskId], commands: &[Command]) -> Result<Vec<Uuid>, StoreError> {
     let repairs = commands.iter().filter_map(|command| command.ordered.repair.as_ref());
     let wanted: Vec<Uuid> = repairs.map(|repair| repair.action).collect();
-    if wanted.is_empty() { Ok(wanted) } else { actions::carried_out(conn, ids, &wanted).await }
+    if wanted.is_empty() { Ok(wanted) } else { conn.carried_out(ids, &wanted).await }
 }
 
 fn carry_out(advance: &mut Advance, command: &Command) -> Result<bool, CommandError> {
