@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgmq_notify::{PollTimer, Wake};
-use sqlx::PgConnection;
 use tasker_shared::crash_point;
 use tasker_shared::store::StoreError;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Parts;
+use crate::session::{Database, Session};
 
 /// What is handled in one transaction.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ pub(crate) trait Actor: Send + Sync + 'static {
     /// Handles a batch. The caller commits.
     fn handle(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         work: Work<'_, Self::Event>,
     ) -> impl Future<Output = Result<Handled<Self::After>, StoreError>> + Send;
 
@@ -67,7 +67,7 @@ pub(crate) trait Actor: Send + Sync + 'static {
     /// The source's next item alone makes its transaction fail for good: files it away.
     fn file_offender(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         error: &StoreError,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
@@ -151,7 +151,7 @@ pub(crate) async fn run<A: Actor, S: Signal>(
     parts: Arc<Parts>,
     stop: CancellationToken,
 ) {
-    let body = Body { actor, parts };
+    let body = Body { actor, database: parts.pool.clone(), parts };
     let mut events = Vec::new();
     // The first look at the source comes before the first wait: what was left there is done first.
     body.drain_source(&mut signal).await;
@@ -189,14 +189,16 @@ async fn gather<E>(inbox: &mut mpsc::Receiver<E>, events: &mut Vec<E>, max: usiz
     }
 }
 
-struct Body<A> {
-    actor: A,
-    parts: Arc<Parts>,
+/// What handles batches, wherever the database is.
+pub(crate) struct Body<A, D> {
+    pub(crate) actor: A,
+    pub(crate) database: D,
+    pub(crate) parts: Arc<Parts>,
 }
 
-impl<A: Actor> Body<A> {
+impl<A: Actor, D: Database> Body<A, D> {
     /// Handles events from the inbox, halving them where one of them offends.
-    async fn inbox(&self, events: Vec<A::Event>) {
+    pub(crate) async fn inbox(&self, events: Vec<A::Event>) {
         let mut stack = vec![events];
         while let Some(mut events) = stack.pop() {
             let mut again = false;
@@ -209,7 +211,7 @@ impl<A: Actor> Body<A> {
                             break None;
                         }
                         again = true;
-                        pause.sleep(&error, A::NAME).await;
+                        pause.sleep(&self.database, &error, A::NAME).await;
                     }
                     other => break Some(other),
                 }
@@ -230,7 +232,7 @@ impl<A: Actor> Body<A> {
     }
 
     /// Handles the source until it is empty.
-    async fn drain_source(&self, signal: &mut impl Signal) {
+    pub(crate) async fn drain_source(&self, signal: &mut impl Signal) {
         let mut max = self.actor.batch_max();
         let mut pause = Pause::default();
         let mut found = false;
@@ -249,12 +251,12 @@ impl<A: Actor> Body<A> {
                     if self.parts.is_stopping() {
                         return signal.looked(found, None);
                     }
-                    pause.sleep(&error, A::NAME).await;
+                    pause.sleep(&self.database, &error, A::NAME).await;
                 }
                 Err(error) if max == 1 => {
                     tracing::error!(actor = A::NAME, %error, "an item can't be handled and is filed away");
                     if let Err(error) = self.file(&error).await {
-                        pause.sleep(&error, A::NAME).await;
+                        pause.sleep(&self.database, &error, A::NAME).await;
                     }
                     max = self.actor.batch_max();
                 }
@@ -269,10 +271,10 @@ impl<A: Actor> Body<A> {
             Work::Inbox { events, .. } => events.len(),
             Work::Source(_) => 0,
         };
-        let mut tx = self.parts.pool.begin().await?;
-        let handled = self.actor.handle(&mut tx, work).await?;
+        let mut tx = self.database.begin().await?;
+        let handled = self.actor.handle(&mut *tx, work).await?;
         crash_point::pass("advance.before_commit").await?;
-        tx.commit().await?;
+        D::commit(tx).await?;
         crash_point::pass("advance.after_commit").await?;
         let size = size + handled.taken;
         if size > 0 {
@@ -284,9 +286,9 @@ impl<A: Actor> Body<A> {
     }
 
     async fn file(&self, error: &StoreError) -> Result<(), StoreError> {
-        let mut tx = self.parts.pool.begin().await?;
-        self.actor.file_offender(&mut tx, error).await?;
-        tx.commit().await?;
+        let mut tx = self.database.begin().await?;
+        self.actor.file_offender(&mut *tx, error).await?;
+        D::commit(tx).await?;
         Ok(())
     }
 }
@@ -301,7 +303,7 @@ impl Pause {
     const FIRST_MS: u64 = 5;
     const LONGEST_MS: u64 = 1000;
 
-    async fn sleep(&mut self, error: &StoreError, actor: &'static str) {
+    async fn sleep(&mut self, database: &impl Database, error: &StoreError, actor: &'static str) {
         // A deadlock or one lost connection is normal; only what lasts is worth a line, once.
         if self.tries == 3 {
             tracing::warn!(actor, %error, "the database refuses again and again; trying on");
@@ -309,6 +311,6 @@ impl Pause {
         let longest = (Self::FIRST_MS << self.tries.min(8)).min(Self::LONGEST_MS);
         self.tries += 1;
         let ms = longest / 2 + rand::random::<u64>() % (longest / 2 + 1);
-        tokio::time::sleep(Duration::from_millis(ms)).await;
+        database.pause(Duration::from_millis(ms)).await;
     }
 }

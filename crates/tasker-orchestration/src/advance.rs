@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgmq_notify::{Outgoing, QueueName, Token};
-use sqlx::PgConnection;
 use tasker_lifecycle::{
     Effect, Event, Holder, Nonce, Refused, StepIndex, TaskId, TaskState, TicketRef, Timestamp, decide,
 };
@@ -20,6 +19,7 @@ use tasker_shared::store::{StoreError, dead_letters, tasks};
 use uuid::Uuid;
 
 use crate::engine::Parts;
+use crate::session::Session;
 use crate::uses::{Answer, Nudge, Uses};
 
 /// The tasks of a batch, what was decided on them, and what follows.
@@ -148,7 +148,7 @@ impl Advance {
     /// Takes back the tickets of steps that nobody has claimed yet; the steps are held again.
     pub(crate) async fn take_back(
         &mut self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         steps: &[(TaskId, StepIndex)],
     ) -> Result<(), StoreError> {
         let mut sent = Vec::new();
@@ -158,7 +158,7 @@ impl Advance {
             sent.push((*task, *step, Token { queue: queue_of(snapshot, *step), msg_id, read_ct: 0, nonce: nonce.0 }));
         }
         let tokens: Vec<Token> = sent.iter().map(|(_, _, token)| token.clone()).collect();
-        for at in pgmq_notify::delete_unclaimed(conn, &tokens).await? {
+        for at in conn.delete_unclaimed(&tokens).await? {
             let (task, step, token) = &sent[at];
             let parked = self.event(*task, &Event::Parked { step: *step, nonce: Nonce(token.nonce) });
             debug_assert_eq!(parked, Ok(true), "only a step that is enqueued has permits");
@@ -167,7 +167,7 @@ impl Advance {
     }
 
     /// Lets held steps through where there is room, and keeps the others.
-    async fn admit(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+    async fn admit(&mut self, conn: &mut impl Session) -> Result<(), StoreError> {
         for answer in self.uses.answers(conn, self.now).await? {
             match answer {
                 Answer::Admitted(asked) => {
@@ -187,7 +187,7 @@ impl Advance {
 
     /// Lets through what there is room for, then gives every wanted ticket its number and nonce, and claims those that the local worker takes at
     /// once. Needed before a further event may touch the same steps.
-    pub(crate) async fn settle(&mut self, conn: &mut PgConnection, parts: &Parts) -> Result<(), StoreError> {
+    pub(crate) async fn settle(&mut self, conn: &mut impl Session, parts: &Parts) -> Result<(), StoreError> {
         self.admit(conn).await?;
         let wanted = std::mem::take(&mut self.wanted);
         let mut by_queue: BTreeMap<QueueName, Vec<Wanted>> = BTreeMap::new();
@@ -197,7 +197,7 @@ impl Advance {
         }
         for (queue, wanted) in by_queue {
             let count = u32::try_from(wanted.len()).expect("at most 100,000 per task of a bounded batch");
-            let ids = parts.ids.take(conn, &queue, count).await?;
+            let ids = conn.message_ids(&parts.ids, &queue, count).await?;
             let mut visible = false;
             for (want, msg_id) in wanted.iter().zip(ids) {
                 visible |= !self.ticket(want, &queue, msg_id, parts.local.as_ref());
@@ -245,7 +245,7 @@ impl Advance {
     /// Adds the durable ones of these events.
     pub(crate) async fn publish(
         &mut self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         parts: &Parts,
         events: impl Iterator<Item = &Published>,
     ) -> Result<(), StoreError> {
@@ -255,7 +255,7 @@ impl Advance {
         }
         for (queue, bodies) in by_queue {
             let count = u32::try_from(bodies.len()).expect("a few per report of a bounded batch");
-            let ids = parts.ids.take(conn, &queue, count).await?;
+            let ids = conn.message_ids(&parts.ids, &queue, count).await?;
             for (body, msg_id) in bodies.into_iter().zip(ids) {
                 self.writes.event(Outgoing::new(queue.clone(), msg_id, body));
             }
@@ -265,14 +265,14 @@ impl Advance {
     }
 
     /// Writes everything. What is answered is for after the commit.
-    pub(crate) async fn write(mut self, conn: &mut PgConnection, parts: &Parts) -> Result<After, StoreError> {
+    pub(crate) async fn write(mut self, conn: &mut impl Session, parts: &Parts) -> Result<After, StoreError> {
         self.settle(conn, parts).await?;
         for touched in self.tasks.iter_mut().filter(|touched| touched.changed) {
             touched.snapshot.version = rand::random();
         }
         let changed: Vec<&Snapshot> = self.tasks.iter().filter(|t| t.changed).map(|t| &t.snapshot).collect();
         if !changed.is_empty() || !self.writes.is_empty() {
-            self.writes.apply(conn, &changed, self.now, &parts.name).await?;
+            conn.apply(self.writes, &changed, self.now, &parts.name).await?;
         }
         let mut after = self.after;
         after.nudge = self.uses.write(conn, self.now).await?;
@@ -285,7 +285,7 @@ impl Advance {
     /// Inserts the batch's tasks, which are new.
     pub(crate) async fn insert(
         mut self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         parts: &Parts,
         mut details: Vec<(Arc<serde_json::value::RawValue>, tasks::Details)>,
     ) -> Result<After, StoreError> {
@@ -296,7 +296,7 @@ impl Advance {
             snapshot.version = rand::random();
             new.push(tasks::NewTask { snapshot, context, details });
         }
-        self.writes.insert(conn, &new, self.now, &parts.name).await?;
+        conn.insert(self.writes, &new, self.now, &parts.name).await?;
         let mut after = self.after;
         after.nudge = self.uses.write(conn, self.now).await?;
         after.snapshots = new.into_iter().map(|task| task.snapshot).collect();
@@ -342,7 +342,7 @@ pub(crate) fn queue_of(snapshot: &Snapshot, step: StepIndex) -> QueueName {
 
 /// Loads the snapshots of locked tasks: from the cache where the version is the locked one.
 pub(crate) async fn snapshots(
-    conn: &mut PgConnection,
+    conn: &mut impl Session,
     parts: &Parts,
     versions: &HashMap<TaskId, i64>,
 ) -> Result<Vec<Snapshot>, StoreError> {
@@ -357,7 +357,7 @@ pub(crate) async fn snapshots(
     parts.metrics.cache_hits.inc_by(found.len() as u64);
     parts.metrics.cache_misses.inc_by(missing.len() as u64);
     if !missing.is_empty() {
-        found.extend(tasks::load(conn, &missing, &parts.templates).await?);
+        found.extend(conn.load(&missing, &parts.templates).await?);
     }
     Ok(found)
 }

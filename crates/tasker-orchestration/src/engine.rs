@@ -159,32 +159,13 @@ impl Engine {
     ) -> Result<(Self, Running, LocalServer), StartError> {
         let mut conn = pool.acquire().await?;
         store::sweep::ensure_partitions(&mut conn).await?;
-        let clock_offset = AtomicI64::new(store::clock_offset(&mut conn).await?);
-        let queues = RwLock::new(queues::all(&mut conn).await?.into_iter().collect());
+        let clock_offset = store::clock_offset(&mut conn).await?;
+        let queues = queues::all(&mut conn).await?.into_iter().collect();
         drop(conn);
-        let (filed, filed_inbox) = mpsc::channel(1);
-        let parts = Arc::new(Parts {
-            name: format!("server-{:08x}", rand::random::<u32>()),
-            templates: Arc::default(),
-            catalog: Catalog::default(),
-            snapshots: Snapshots::new(config.cache.snapshot_bytes),
-            ids: IdBlocks::default(),
-            watch: Arc::default(),
-            doorbell: Doorbell::default(),
-            stop: CancellationToken::new(),
-            drain_until: AtomicU64::new(u64::MAX),
-            started: Instant::now(),
-            config,
-            pool,
-            local,
-            metrics,
-            notifier,
-            wakeups,
-            queues,
-            filed,
-            clock_offset,
-        });
-        Ok(Self::spawn(parts, filed_inbox))
+        let (parts, filed) = Parts::new(config, pool, metrics, (wakeups, notifier), local);
+        parts.clock_offset.store(clock_offset, Ordering::Relaxed);
+        *parts.queues.write().expect("no panic while held") = queues;
+        Ok(Self::spawn(parts, filed))
     }
 
     fn spawn(parts: Arc<Parts>, filed: mpsc::Receiver<EntriesFiled>) -> (Self, Running, LocalServer) {
@@ -340,6 +321,39 @@ impl Engine {
 }
 
 impl Parts {
+    /// The parts of a server that knows no queue yet, and the finalizer's inbox.
+    pub(crate) fn new(
+        config: Arc<Config>,
+        pool: PgPool,
+        metrics: Arc<Metrics>,
+        (wakeups, notifier): (Wakeups, Notifier),
+        local: Option<LocalWorker>,
+    ) -> (Arc<Self>, mpsc::Receiver<EntriesFiled>) {
+        let (filed, filed_inbox) = mpsc::channel(1);
+        let parts = Self {
+            name: format!("server-{:08x}", rand::random::<u32>()),
+            templates: Arc::default(),
+            catalog: Catalog::default(),
+            snapshots: Snapshots::new(config.cache.snapshot_bytes),
+            ids: IdBlocks::default(),
+            watch: Arc::default(),
+            doorbell: Doorbell::default(),
+            stop: CancellationToken::new(),
+            drain_until: AtomicU64::new(u64::MAX),
+            started: Instant::now(),
+            config,
+            pool,
+            local,
+            metrics,
+            notifier,
+            wakeups,
+            queues: RwLock::default(),
+            filed,
+            clock_offset: AtomicI64::new(0),
+        };
+        (Arc::new(parts), filed_inbox)
+    }
+
     fn queue_signal(&self, queue: &str) -> QueueSignal {
         let queue = QueueName::new(queue).expect("a valid queue name");
         let wake = self.wakeups.subscribe(Channel::for_queue(&queue));

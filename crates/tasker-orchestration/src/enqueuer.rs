@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use sqlx::PgConnection;
 use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
-use tasker_shared::store::resources::{self, Gate, HeldStep, ResourceKey};
-use tasker_shared::store::staleness::{self, Stale};
+use tasker_shared::store::StoreError;
+use tasker_shared::store::resources::{Gate, HeldStep, ResourceKey};
+use tasker_shared::store::staleness::Stale;
 use tasker_shared::store::writes::ByHand;
-use tasker_shared::store::{StoreError, actions, checkpoints, due, ledger, sweep, tasks};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -19,6 +18,7 @@ use crate::actor::{Actor, Handled, Work};
 use crate::advance::{Advance, After, snapshots};
 use crate::engine::Parts;
 use crate::errors::CommandError;
+use crate::session::Session;
 
 /// How many live tasks one look of the sweep covers; it comes back for the rest.
 const SWEEP_PAGE: i64 = 2_000;
@@ -95,7 +95,7 @@ impl Actor for StepEnqueuer {
         self.parts.config.sweep.due_batch
     }
 
-    async fn handle(&self, conn: &mut PgConnection, work: Work<'_, Command>) -> Result<Handled<Carried>, StoreError> {
+    async fn handle(&self, conn: &mut impl Session, work: Work<'_, Command>) -> Result<Handled<Carried>, StoreError> {
         match work {
             Work::Inbox { events, again } => {
                 Ok(Handled { after: self.commands(conn, events, again).await?, taken: 0, next: None })
@@ -117,7 +117,7 @@ impl Actor for StepEnqueuer {
         let _gone = command.reply.send(Err(CommandError::Unavailable));
     }
 
-    async fn file_offender(&self, _conn: &mut PgConnection, error: &StoreError) -> Result<(), StoreError> {
+    async fn file_offender(&self, _conn: &mut impl Session, error: &StoreError) -> Result<(), StoreError> {
         // The task that can't be read stays as it is for an operator; the sweep goes on behind it.
         tracing::error!(%error, "the sweep met a task that it can't handle");
         let mut sweep = self.sweep.lock().expect("no panic while held");
@@ -136,7 +136,7 @@ impl StepEnqueuer {
     /// What workers had stored before the command came is decided first, then the command.
     async fn commands(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         commands: &[Command],
         again: bool,
     ) -> Result<Carried, StoreError> {
@@ -144,7 +144,7 @@ impl StepEnqueuer {
         let ids: Vec<TaskId> = ids.into_iter().collect();
         let mut advance = self.locked(conn, &ids).await?;
         let done = if again { done_before(conn, &ids, commands).await? } else { Vec::new() };
-        for (task, event) in sweep::undecided_of(conn, &ids).await? {
+        for (task, event) in conn.undecided_of(&ids).await? {
             if let Err(refused) = advance.event(task, &event) {
                 tracing::warn!(%task, %refused, "a stored attempt that never could apply");
             }
@@ -160,8 +160,8 @@ impl StepEnqueuer {
     }
 
     /// Due times first; when none is due, a page of the sweep.
-    async fn look(&self, conn: &mut PgConnection, max: usize) -> Result<Handled<Carried>, StoreError> {
-        let (mut events, next_ms) = due::come_due(conn, i64::try_from(max).unwrap_or(i64::MAX)).await?;
+    async fn look(&self, conn: &mut impl Session, max: usize) -> Result<Handled<Carried>, StoreError> {
+        let (mut events, next_ms) = conn.come_due(i64::try_from(max).unwrap_or(i64::MAX)).await?;
         let (asks, opens_ms) = self.asks(conn, max).await?;
         let lost = if events.is_empty() { self.to_take_back(conn, max).await? } else { Vec::new() };
         let taken = events.len().max(asks.len()).max(lost.len());
@@ -180,7 +180,7 @@ impl StepEnqueuer {
             let ids: Vec<TaskId> = ids.into_iter().collect();
             let mut advance = self.locked(conn, &ids).await?;
             for task in filed {
-                ledger::file_task(conn, task, "stale", &self.parts.name).await?;
+                conn.file_task(task, "stale", &self.parts.name).await?;
             }
             for (task, event) in events {
                 if let Err(refused) = advance.event(task, &event) {
@@ -197,20 +197,20 @@ impl StepEnqueuer {
 
     /// Held steps that may have room, up to `max` for each resource, and in how many milliseconds a resource may be
     /// probed that is open now.
-    async fn asks(&self, conn: &mut PgConnection, max: usize) -> Result<(Vec<HeldStep>, Option<u64>), StoreError> {
-        let gates = resources::holding(conn).await?;
+    async fn asks(&self, conn: &mut impl Session, max: usize) -> Result<(Vec<HeldStep>, Option<u64>), StoreError> {
+        let gates = conn.holding().await?;
         let now = self.parts.now();
         let opens = gates.iter().filter_map(|(_, gate)| gate.resource.opens_in(now)).min();
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let room = |gate: Gate| gate.resource.room(gate.in_flight, now).min(max);
         let rooms: Vec<(ResourceKey, u32)> =
             gates.into_iter().map(|(key, gate)| (key, room(gate))).filter(|(_, room)| *room > 0).collect();
-        let held = if rooms.is_empty() { Vec::new() } else { resources::held(conn, &rooms).await? };
+        let held = if rooms.is_empty() { Vec::new() } else { conn.held(&rooms).await? };
         Ok((held, opens))
     }
 
     /// A page of the steps that have a ticket although a resource that they use has failed.
-    async fn to_take_back(&self, conn: &mut PgConnection, max: usize) -> Result<Vec<(TaskId, StepIndex)>, StoreError> {
+    async fn to_take_back(&self, conn: &mut impl Session, max: usize) -> Result<Vec<(TaskId, StepIndex)>, StoreError> {
         let after = {
             let mut sweep = self.sweep.lock().expect("no panic while held");
             if self.parts.doorbell.is_to_take_back() {
@@ -219,13 +219,13 @@ impl StepEnqueuer {
             sweep.take_back_after
         };
         let Some(after) = after else { return Ok(Vec::new()) };
-        let page = resources::revocable(conn, after, i64::try_from(max).unwrap_or(i64::MAX)).await?;
+        let page = conn.revocable(after, i64::try_from(max).unwrap_or(i64::MAX)).await?;
         let last = page.last().copied().filter(|_| page.len() == max);
         self.sweep.lock().expect("no panic while held").take_back_after = last.map(Some);
         Ok(page)
     }
 
-    async fn sweep_page(&self, conn: &mut PgConnection) -> Result<Vec<(TaskId, Event)>, StoreError> {
+    async fn sweep_page(&self, conn: &mut impl Session) -> Result<Vec<(TaskId, Event)>, StoreError> {
         let (after, partitions) = {
             let mut sweep = self.sweep.lock().expect("no panic while held");
             let due = sweep.partitions_at.is_none_or(|at| at.elapsed() > PARTITIONS_EVERY);
@@ -237,23 +237,19 @@ impl StepEnqueuer {
         // Whoever opened a breaker may have died before it could take the tickets back.
         self.parts.doorbell.look_for_open();
         if partitions {
-            sweep::ensure_partitions(conn).await?;
-            checkpoints::delete_ended(conn, CHECKPOINTS).await?;
+            conn.ensure_partitions().await?;
+            conn.delete_checkpoints(CHECKPOINTS).await?;
         }
         let queues = self.parts.queues();
         let queue = &self.parts.config.queue;
         let longest_delay = tasker_lifecycle::MAX_TICKET_DELAY_MS;
-        let clamped = pgmq_notify::clamp_vt(
-            conn,
-            &queues,
-            Duration::from_millis(queue.max_lease_ms),
-            Duration::from_millis(longest_delay),
-        )
-        .await?;
+        let clamped = conn
+            .clamp_vt(&queues, Duration::from_millis(queue.max_lease_ms), Duration::from_millis(longest_delay))
+            .await?;
         if clamped > 0 {
             tracing::warn!(clamped, "tickets were hidden for longer than any lease; the clock must have jumped");
         }
-        let (found, last) = sweep::undecided(conn, after, SWEEP_PAGE, UNDECIDED_AGE_MS).await?;
+        let (found, last) = conn.undecided(after, SWEEP_PAGE, UNDECIDED_AGE_MS).await?;
         if !found.is_empty() {
             tracing::info!(attempts = found.len(), "the sweep found attempts whose message was lost");
         }
@@ -262,9 +258,9 @@ impl StepEnqueuer {
     }
 
     /// A page of the tasks that have passed a bound of their life.
-    async fn stale(&self, conn: &mut PgConnection) -> Result<Vec<Stale>, StoreError> {
+    async fn stale(&self, conn: &mut impl Session) -> Result<Vec<Stale>, StoreError> {
         let after = self.sweep.lock().expect("no panic while held").stale_after;
-        let found = staleness::stale(conn, after, STALE_PAGE).await?;
+        let found = conn.stale(after, STALE_PAGE).await?;
         for Stale { task, bound, minutes, .. } in found.iter().filter(|stale| stale.fails) {
             tracing::warn!(%task, bound, minutes, "a task has passed a bound of its life and ends in error");
         }
@@ -274,18 +270,18 @@ impl StepEnqueuer {
         Ok(found)
     }
 
-    async fn locked(&self, conn: &mut PgConnection, ids: &[TaskId]) -> Result<Advance, StoreError> {
-        let locked = tasks::lock_and_take(conn, ids, &[]).await?;
+    async fn locked(&self, conn: &mut impl Session, ids: &[TaskId]) -> Result<Advance, StoreError> {
+        let locked = conn.lock_and_take(ids, &[]).await?;
         Ok(Advance::new(locked.now, snapshots(conn, &self.parts, &locked.versions).await?))
     }
 }
 
 /// Which actions an earlier try of the same commands has carried out: its commit may have succeeded although its
 /// answer got lost.
-async fn done_before(conn: &mut PgConnection, ids: &[TaskId], commands: &[Command]) -> Result<Vec<Uuid>, StoreError> {
+async fn done_before(conn: &mut impl Session, ids: &[TaskId], commands: &[Command]) -> Result<Vec<Uuid>, StoreError> {
     let repairs = commands.iter().filter_map(|command| command.ordered.repair.as_ref());
     let wanted: Vec<Uuid> = repairs.map(|repair| repair.action).collect();
-    if wanted.is_empty() { Ok(wanted) } else { actions::carried_out(conn, ids, &wanted).await }
+    if wanted.is_empty() { Ok(wanted) } else { conn.carried_out(ids, &wanted).await }
 }
 
 fn carry_out(advance: &mut Advance, command: &Command) -> Result<bool, CommandError> {

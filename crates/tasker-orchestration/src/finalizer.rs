@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use sqlx::PgConnection;
-use tasker_shared::store::{StoreError, dead_letters};
+use tasker_shared::store::StoreError;
 
 use crate::actor::{Actor, Handled, Work};
 use crate::engine::Parts;
+use crate::session::Session;
 
 /// Somewhere an entry lacks its snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -30,12 +30,12 @@ impl Actor for TaskFinalizer {
     }
 
     /// Whoever woke it, it describes what lacks a description.
-    async fn handle(&self, conn: &mut PgConnection, work: Work<'_, EntriesFiled>) -> Result<Handled<()>, StoreError> {
+    async fn handle(&self, conn: &mut impl Session, work: Work<'_, EntriesFiled>) -> Result<Handled<()>, StoreError> {
         let limit = match work {
             Work::Inbox { .. } => self.batch_max(),
             Work::Source(max) => max,
         };
-        let described = dead_letters::describe(conn, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+        let described = conn.describe_dead_letters(i64::try_from(limit).unwrap_or(i64::MAX)).await?;
         Ok(Handled { after: (), taken: usize::try_from(described).unwrap_or(usize::MAX), next: None })
     }
 
@@ -45,8 +45,8 @@ impl Actor for TaskFinalizer {
         tracing::error!(%error, "dead letter entries can't be described");
     }
 
-    async fn file_offender(&self, conn: &mut PgConnection, error: &StoreError) -> Result<(), StoreError> {
-        dead_letters::give_up_describing(conn, &error.to_string()).await
+    async fn file_offender(&self, conn: &mut impl Session, error: &StoreError) -> Result<(), StoreError> {
+        conn.give_up_describing(&error.to_string()).await
     }
 
     fn abandoned(&self, _events: Vec<EntriesFiled>) {}

@@ -14,6 +14,7 @@ pub mod http;
 mod repair;
 mod requests;
 mod results;
+mod session;
 mod submit;
 mod submitted;
 mod uses;

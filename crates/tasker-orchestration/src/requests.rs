@@ -4,12 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use sqlx::PgConnection;
 use tasker_lifecycle::template::Template;
 use tasker_lifecycle::{Event, Task, TaskId};
 use tasker_shared::store::StoreError;
-use tasker_shared::store::idempotency::{self, Held, Key};
-use tasker_shared::store::tasks::{self, Details, Snapshot};
+use tasker_shared::store::idempotency::{Held, Key};
+use tasker_shared::store::tasks::{Details, Snapshot};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -17,6 +16,7 @@ use crate::actor::{Actor, Handled, Work};
 use crate::advance::{Advance, After};
 use crate::engine::Parts;
 use crate::errors::CreateError;
+use crate::session::Session;
 
 /// A request that was found valid.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Actor for TaskRequests {
         self.parts.config.actor.request_batch_max
     }
 
-    async fn handle(&self, conn: &mut PgConnection, work: Work<'_, Request>) -> Result<Handled<Inserted>, StoreError> {
+    async fn handle(&self, conn: &mut impl Session, work: Work<'_, Request>) -> Result<Handled<Inserted>, StoreError> {
         match work {
             Work::Inbox { events, again } => {
                 Ok(Handled { after: self.insert(conn, events, again).await?, taken: 0, next: None })
@@ -110,7 +110,7 @@ impl Actor for TaskRequests {
         let _gone = request.submission.reply.send(Err(CreateError::Unavailable));
     }
 
-    async fn file_offender(&self, conn: &mut PgConnection, error: &StoreError) -> Result<(), StoreError> {
+    async fn file_offender(&self, conn: &mut impl Session, error: &StoreError) -> Result<(), StoreError> {
         self.refuse_next(conn, error).await
     }
 
@@ -124,7 +124,7 @@ impl Actor for TaskRequests {
 impl TaskRequests {
     pub(crate) async fn insert(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         requests: &[Request],
         again: bool,
     ) -> Result<Inserted, StoreError> {
@@ -132,7 +132,7 @@ impl TaskRequests {
         if again {
             // The try before may have been committed although its answer got lost.
             let ids: Vec<TaskId> = requests.iter().map(|request| request.id).collect();
-            let there: HashSet<TaskId> = tasks::existing(conn, &ids).await?.into_iter().collect();
+            let there: HashSet<TaskId> = conn.existing(&ids).await?.into_iter().collect();
             for (answer, request) in answers.iter_mut().zip(requests) {
                 if there.contains(&request.id) {
                     *answer = Some(Ok(Created { task: request.id, existed: false }));
@@ -164,7 +164,7 @@ impl TaskRequests {
     /// Answers the requests whose key somebody holds already.
     async fn claim_keys(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         requests: &[Request],
         answers: &mut [Option<Result<Created, CreateError>>],
     ) -> Result<(), StoreError> {
@@ -180,7 +180,7 @@ impl TaskRequests {
         if keys.is_empty() {
             return Ok(());
         }
-        let held = idempotency::claim(conn, &keys).await?;
+        let held = conn.claim_keys(&keys).await?;
         for ((position, strict), held) in positions.into_iter().zip(held) {
             answers[position] = match held {
                 Held::New => None,

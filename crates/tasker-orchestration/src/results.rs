@@ -4,17 +4,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlx::PgConnection;
 use tasker_lifecycle::{Event, Nonce, TaskId};
 use tasker_shared::crash_point;
 use tasker_shared::events;
 use tasker_shared::messages::{Report, ReportedOutcome, STEP_RESULTS, Verdict};
-use tasker_shared::store::tasks::{self, StoredResult};
-use tasker_shared::store::{StoreError, dead_letters, discards};
+use tasker_shared::store::StoreError;
+use tasker_shared::store::tasks::StoredResult;
 
 use crate::actor::{Actor, Handled, Work};
 use crate::advance::{Advance, After, snapshots};
 use crate::engine::Parts;
+use crate::session::Session;
 
 /// One lane.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Actor for ResultProcessor {
         self.parts.config.actor.batch_max
     }
 
-    async fn handle(&self, conn: &mut PgConnection, work: Work<'_, Report>) -> Result<Handled<Decided>, StoreError> {
+    async fn handle(&self, conn: &mut impl Session, work: Work<'_, Report>) -> Result<Handled<Decided>, StoreError> {
         match work {
             Work::Inbox { events, .. } => {
                 Ok(Handled { after: self.reports(conn, events).await?, taken: 0, next: None })
@@ -76,10 +76,10 @@ impl Actor for ResultProcessor {
             "a report can't be stored; its lease will end");
     }
 
-    async fn file_offender(&self, conn: &mut PgConnection, error: &StoreError) -> Result<(), StoreError> {
+    async fn file_offender(&self, conn: &mut impl Session, error: &StoreError) -> Result<(), StoreError> {
         let queue = pgmq_notify::QueueName::new(STEP_RESULTS).expect("a valid queue name");
-        for message in pgmq_notify::pop(conn, &queue, 1).await? {
-            dead_letters::file_message(conn, STEP_RESULTS, message.msg_id, &message.body, &error.to_string()).await?;
+        for message in conn.pop(&queue, 1).await? {
+            conn.file_message(STEP_RESULTS, message.msg_id, &message.body, &error.to_string()).await?;
         }
         Ok(())
     }
@@ -91,12 +91,12 @@ impl Actor for ResultProcessor {
 
 impl ResultProcessor {
     /// Reports of the worker in this process.
-    async fn reports(&self, conn: &mut PgConnection, reports: &[Report]) -> Result<Decided, StoreError> {
+    async fn reports(&self, conn: &mut impl Session, reports: &[Report]) -> Result<Decided, StoreError> {
         let mut ids: Vec<TaskId> = reports.iter().map(|report| report.claim.task).collect();
         ids.sort_unstable();
         ids.dedup();
         let tokens: Vec<_> = reports.iter().map(|report| &report.claim.token).collect();
-        let mut locked = tasks::lock_and_take(conn, &ids, &tokens).await?;
+        let mut locked = conn.lock_and_take(&ids, &tokens).await?;
         crash_point::pass("advance.after_lock").await?;
         let snapshots = snapshots(conn, &self.parts, &locked.versions).await?;
         let mut advance = Advance::new(locked.now, snapshots);
@@ -124,11 +124,11 @@ impl ResultProcessor {
     }
 
     /// Reports whose ticket was not theirs any more.
-    async fn discard(&self, conn: &mut PgConnection, reports: &[Report], taken: &[usize]) -> Result<usize, StoreError> {
+    async fn discard(&self, conn: &mut impl Session, reports: &[Report], taken: &[usize]) -> Result<usize, StoreError> {
         if taken.len() == reports.len() {
             return Ok(0);
         }
-        let verdicts = discards::discard(conn, reports, taken).await?;
+        let verdicts = conn.discard(reports, taken).await?;
         let refused = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Refused);
         Ok(refused
             .map(|(position, _)| {
@@ -139,9 +139,9 @@ impl ResultProcessor {
     }
 
     /// Result messages of workers in other processes.
-    async fn messages(&self, conn: &mut PgConnection, max: usize) -> Result<Handled<Decided>, StoreError> {
+    async fn messages(&self, conn: &mut impl Session, max: usize) -> Result<Handled<Decided>, StoreError> {
         let qty = i32::try_from(max).unwrap_or(i32::MAX);
-        let mut results = tasks::take_results(conn, qty).await?;
+        let mut results = conn.take_results(qty).await?;
         let taken = results.len();
         let Some(now) = results.first().map(|result| result.now) else {
             return Ok(Handled { after: Decided::default(), taken: 0, next: None });
@@ -164,8 +164,8 @@ impl ResultProcessor {
         Ok(Handled { after: Decided { after, ..Decided::default() }, taken, next: None })
     }
 
-    async fn not_a_result(&self, conn: &mut PgConnection, result: &StoredResult) -> Result<(), StoreError> {
+    async fn not_a_result(&self, conn: &mut impl Session, result: &StoredResult) -> Result<(), StoreError> {
         tracing::warn!(msg_id = result.msg_id, "a message in the result queue names no attempt and is filed away");
-        dead_letters::file_message(conn, STEP_RESULTS, result.msg_id, &result.body, "names no stored attempt").await
+        conn.file_message(STEP_RESULTS, result.msg_id, &result.body, "names no stored attempt").await
     }
 }

@@ -10,20 +10,20 @@ use semver::Version;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use sqlx::PgConnection;
 use tasker_client::types::TaskRequest;
 use tasker_lifecycle::template::{IdentityStrategy, Namespace, Problem, Template, TemplateHash};
 use tasker_shared::json_schema::{VIOLATIONS_MAX, Validator, compile, violations};
 use tasker_shared::portable;
 use tasker_shared::store::StoreError;
 use tasker_shared::store::tasks::Details;
-use tasker_shared::store::templates::{Resolved, resolve};
+use tasker_shared::store::templates::Resolved;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::engine::{Engine, Parts};
 use crate::errors::{CreateError, Violation};
 use crate::requests::{Created, Submission, SubmissionKey};
+use crate::session::Session;
 
 /// How late another server may notice that a newer version was registered.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ impl Engine {
             Some(named) => named,
             None => {
                 let mut conn = self.pool().acquire().await.map_err(|error| unavailable(&error.into()))?;
-                self.parts.template(&mut conn, &request).await.map_err(|error| unavailable(&error))??
+                self.parts.template(&mut *conn, &request).await.map_err(|error| unavailable(&error))??
             }
         };
         let (submission, answer) = self.parts.submission(&template, request)?;
@@ -147,7 +147,7 @@ impl Parts {
     /// The template that the request names now.
     pub(crate) async fn template(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         request: &TaskRequest,
     ) -> Result<Result<Named, CreateError>, StoreError> {
         let asked = asked(request);
@@ -162,13 +162,13 @@ impl Parts {
             }
         };
         let (namespace, name) = (request.namespace.clone(), request.name.clone());
-        match resolve(conn, &namespace, &name, version.as_ref()).await? {
+        match conn.resolve(&namespace, &name, version.as_ref()).await? {
             Resolved::Unknown => {
                 Ok(Err(CreateError::UnknownTemplate { namespace, name, version: request.version.clone() }))
             }
             Resolved::AllDeprecated => Ok(Err(CreateError::AllDeprecated { namespace, name })),
             Resolved::Found { hash, version, deprecated } => {
-                let template = self.templates.by_hash(conn, &hash).await?;
+                let template = conn.template(&self.templates, &hash).await?;
                 let warning =
                     deprecated.map(|reason| format!("{namespace}/{name} {version} is deprecated: {reason}").into());
                 let named = Named { template, warning };

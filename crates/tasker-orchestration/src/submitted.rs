@@ -8,24 +8,24 @@ use std::collections::HashSet;
 use pgmq_notify::QueueName;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use sqlx::PgConnection;
 use tasker_client::types::TaskRequest;
 use tasker_lifecycle::TaskId;
 use tasker_shared::json_schema::Violation;
 use tasker_shared::messages::{SubmittedBody, TASK_REQUESTS};
-use tasker_shared::store::refusals::{self, Refusal};
-use tasker_shared::store::{StoreError, dead_letters};
+use tasker_shared::store::StoreError;
+use tasker_shared::store::refusals::Refusal;
 
 use crate::actor::Handled;
 use crate::errors::CreateError;
 use crate::requests::{Created, Inserted, Request, Submission, TaskRequests};
+use crate::session::Session;
 use crate::submit::bad_key;
 
 impl TaskRequests {
     /// Takes up to `max` messages: each becomes a task, a refusal, or a dead letter where it names no id.
     pub(crate) async fn take_submitted(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         max: usize,
     ) -> Result<Handled<Inserted>, StoreError> {
         let (taken, bodies) = take(conn, max).await?;
@@ -47,7 +47,7 @@ impl TaskRequests {
             let body = bodies.iter().find(|body| body.task_uuid == request.id).expect("every request has its message");
             refused.push(refusal(request.id, &body.request, error));
         }
-        refusals::insert(conn, &refused).await?;
+        conn.refuse(&refused).await?;
         for refusal in &refused {
             tracing::info!(task = %refusal.task, code = refusal.code, "a submitted request is refused");
         }
@@ -56,12 +56,12 @@ impl TaskRequests {
     }
 
     /// The next message alone makes its transaction fail for good: it is refused unread.
-    pub(crate) async fn refuse_next(&self, conn: &mut PgConnection, error: &StoreError) -> Result<(), StoreError> {
+    pub(crate) async fn refuse_next(&self, conn: &mut impl Session, error: &StoreError) -> Result<(), StoreError> {
         let (_, bodies) = take(conn, 1).await?;
         for SubmittedBody { task_uuid, request } in &bodies {
             tracing::error!(task = %task_uuid, %error, "a submitted request can't be stored");
             let refusal = refusal(*task_uuid, request, &CreateError::NotStorable);
-            refusals::insert(conn, &[refusal]).await?;
+            conn.refuse(&[refusal]).await?;
         }
         Ok(())
     }
@@ -69,7 +69,7 @@ impl TaskRequests {
     /// What the request asks for, checked as one over HTTP is.
     async fn judge(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Session,
         request: &RawValue,
     ) -> Result<Result<Submission, CreateError>, StoreError> {
         let invalid = |path: &str, message: String| {
@@ -94,9 +94,9 @@ impl TaskRequests {
 }
 
 /// Takes messages out of the queue; answers how many there were, and the bodies of those that are still to be judged.
-async fn take(conn: &mut PgConnection, max: usize) -> Result<(usize, Vec<SubmittedBody>), StoreError> {
+async fn take(conn: &mut impl Session, max: usize) -> Result<(usize, Vec<SubmittedBody>), StoreError> {
     let queue = QueueName::new(TASK_REQUESTS).expect("a valid queue name");
-    let messages = pgmq_notify::pop(conn, &queue, u32::try_from(max).unwrap_or(u32::MAX)).await?;
+    let messages = conn.pop(&queue, u32::try_from(max).unwrap_or(u32::MAX)).await?;
     let mut bodies = Vec::with_capacity(messages.len());
     let mut seen = HashSet::with_capacity(messages.len());
     for message in &messages {
@@ -106,13 +106,13 @@ async fn take(conn: &mut PgConnection, max: usize) -> Result<(usize, Vec<Submitt
             Err(error) => {
                 tracing::warn!(msg_id = message.msg_id, %error, "a message is no request for a task and is filed away");
                 let reason = format!("no request for a task: {error}");
-                dead_letters::file_message(conn, TASK_REQUESTS, message.msg_id, &message.body, &reason).await?;
+                conn.file_message(TASK_REQUESTS, message.msg_id, &message.body, &reason).await?;
             }
         }
     }
     if !bodies.is_empty() {
         let ids: Vec<TaskId> = bodies.iter().map(|body| body.task_uuid).collect();
-        let judged: HashSet<TaskId> = refusals::judged(conn, &ids).await?.into_iter().collect();
+        let judged: HashSet<TaskId> = conn.judged(&ids).await?.into_iter().collect();
         bodies.retain(|body| !judged.contains(&body.task_uuid));
     }
     Ok((messages.len(), bodies))

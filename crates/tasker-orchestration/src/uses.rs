@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sqlx::PgConnection;
 use tasker_lifecycle::resource::Seen;
 use tasker_lifecycle::{Decision, Event, Nonce, StepIndex, StepState, Task, TaskId, Timestamp};
 use tasker_shared::store::StoreError;
-use tasker_shared::store::resources::{self, Gate, HeldStep, Permit, ResourceKey};
+use tasker_shared::store::resources::{Gate, HeldStep, Permit, ResourceKey};
 use tasker_shared::telemetry::Metrics;
 use tokio::sync::Notify;
+
+use crate::session::Session;
 
 /// The resources of one batch.
 #[derive(Debug, Default)]
@@ -134,7 +135,7 @@ impl Uses {
 
     /// Locks what is not locked yet, counts what came back and what attempts say, and answers those who asked, in the
     /// order in which they did. Whoever only just became ready does not overtake those who wait.
-    pub(crate) async fn answers(&mut self, conn: &mut PgConnection, now: Timestamp) -> Result<Vec<Answer>, StoreError> {
+    pub(crate) async fn answers(&mut self, conn: &mut impl Session, now: Timestamp) -> Result<Vec<Answer>, StoreError> {
         if self.asked.is_empty() && self.freed.is_empty() && self.seen.is_empty() {
             return Ok(Vec::new());
         }
@@ -158,12 +159,12 @@ impl Uses {
         Ok(asked.into_iter().filter_map(|asked| self.answer(asked, now)).collect())
     }
 
-    async fn lock(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+    async fn lock(&mut self, conn: &mut impl Session) -> Result<(), StoreError> {
         let asked = self.asked.iter().flat_map(|asked| &asked.keys);
         let touched = self.freed.iter().chain(self.seen.iter().map(|(key, _)| key)).chain(asked);
         let unlocked: BTreeSet<ResourceKey> = touched.filter(|key| !self.gates.contains_key(*key)).cloned().collect();
         if !unlocked.is_empty() {
-            self.gates.extend(resources::lock(conn, &unlocked).await?);
+            self.gates.extend(conn.lock_resources(&unlocked).await?);
         }
         Ok(())
     }
@@ -192,16 +193,16 @@ impl Uses {
     }
 
     /// Writes what changed. What is answered is for after the commit.
-    pub(crate) async fn write(self, conn: &mut PgConnection, now: Timestamp) -> Result<Nudge, StoreError> {
+    pub(crate) async fn write(self, conn: &mut impl Session, now: Timestamp) -> Result<Nudge, StoreError> {
         if !self.moved.is_empty() {
             let moved: Vec<_> = self.moved.iter().map(|key| (key, &self.gates[key].resource.breaker)).collect();
-            resources::save(conn, &moved, now).await?;
+            conn.move_breakers(&moved, now).await?;
         }
         if !self.permits.is_empty() {
             let which =
                 |wanted| self.permits.iter().filter(move |(_, given)| **given == wanted).map(|(permit, _)| permit);
             let (given, taken_back): (Vec<&Permit>, Vec<&Permit>) = (which(true).collect(), which(false).collect());
-            resources::permit(conn, &given, &taken_back).await?;
+            conn.permit(&given, &taken_back).await?;
         }
         let has_room = self.gates.values().any(|gate| gate.waiting && gate.resource.room(gate.in_flight, now) > 0);
         Ok(Nudge { has_room, opened: self.opened })

@@ -92,7 +92,7 @@ impl Server {
     /// Every result message of workers elsewhere.
     pub(super) async fn take_messages(&self) {
         let mut tx = self.parts().pool.begin().await.unwrap();
-        let handled = self.results.handle(&mut tx, Work::Source(100)).await.unwrap();
+        let handled = self.results.handle(&mut *tx, Work::Source(100)).await.unwrap();
         tx.commit().await.unwrap();
         self.results.committed(handled.after, Vec::new());
     }
@@ -110,7 +110,7 @@ impl Server {
         let mut last = None;
         for again in [false, true] {
             let mut tx = self.parts().pool.begin().await.unwrap();
-            last = Some(self.enqueuer.handle(&mut tx, Work::Inbox { events: &commands, again }).await.unwrap());
+            last = Some(self.enqueuer.handle(&mut *tx, Work::Inbox { events: &commands, again }).await.unwrap());
             tx.commit().await.unwrap();
         }
         self.enqueuer.committed(last.unwrap().after, commands);
@@ -123,12 +123,12 @@ impl Server {
         let ids: Vec<TaskId> = ids.into_iter().collect();
         let mut tx = self.parts().pool.begin().await.unwrap();
         let locked = tasks::lock_and_take(&mut tx, &ids, &[]).await.unwrap();
-        let snapshots = snapshots(&mut tx, self.parts(), &locked.versions).await.unwrap();
+        let snapshots = snapshots(&mut *tx, self.parts(), &locked.versions).await.unwrap();
         let mut advance = Advance::new(locked.now, snapshots);
         for (task, event) in events {
             advance.event(*task, event).unwrap();
         }
-        let after = advance.write(&mut tx, self.parts()).await.unwrap();
+        let after = advance.write(&mut *tx, self.parts()).await.unwrap();
         tx.commit().await.unwrap();
         after.committed(self.parts());
     }
@@ -171,7 +171,7 @@ fn by_hand() -> ByHand {
 /// What the actor's loop does with its inbox.
 async fn inbox<A: Actor>(actor: &A, parts: &Parts, events: Vec<A::Event>) {
     let mut tx = parts.pool.begin().await.unwrap();
-    let handled = actor.handle(&mut tx, Work::Inbox { events: &events, again: false }).await.unwrap();
+    let handled = actor.handle(&mut *tx, Work::Inbox { events: &events, again: false }).await.unwrap();
     tx.commit().await.unwrap();
     actor.committed(handled.after, events);
 }

@@ -118,7 +118,8 @@ pub async fn take_results(conn: &mut PgConnection, qty: i32) -> Result<Vec<Store
 }
 
 /// The lifecycle's view of a stored attempt; `None` for one that only fills a gap.
-pub(super) fn reported(
+#[must_use]
+pub fn reported(
     step: i32,
     attempt: i32,
     nonce: Uuid,

@@ -31,44 +31,54 @@ pub struct ByHand {
 /// The rows of one transaction, as columns.
 #[derive(Debug, Default)]
 pub struct Writes {
-    history: HistoryColumns,
-    attempts: AttemptColumns,
-    /// And events.
-    tickets: Vec<Outgoing>,
-    withdrawn: Vec<Token>,
-    due: BTreeMap<(TaskId, StepIndex), due::DueTime>,
-    undue: Vec<(TaskId, StepIndex)>,
-    dead: Vec<dead_letters::Filing>,
+    /// For the history.
+    pub history: HistoryColumns,
+    /// For the attempts.
+    pub attempts: AttemptColumns,
+    /// Tickets and events to send.
+    pub tickets: Vec<Outgoing>,
+    /// Tickets to delete, whoever holds them.
+    pub withdrawn: Vec<Token>,
+    /// Due times to insert, and holds.
+    pub due: BTreeMap<(TaskId, StepIndex), due::DueTime>,
+    /// Due times to delete.
+    pub undue: Vec<(TaskId, StepIndex)>,
+    /// Dead letter entries.
+    pub dead: Vec<dead_letters::Filing>,
 }
 
+/// Columns of `tasker.history`.
+#[expect(missing_docs, reason = "named as in the table")]
 #[derive(Debug, Default)]
-struct HistoryColumns {
-    tasks: Vec<Uuid>,
-    seqs: Vec<i32>,
-    causes: Vec<&'static str>,
-    from: Vec<&'static str>,
-    to: Vec<&'static str>,
-    changes: Vec<String>,
-    details: Vec<Option<String>>,
+pub struct HistoryColumns {
+    pub tasks: Vec<Uuid>,
+    pub seqs: Vec<i32>,
+    pub causes: Vec<&'static str>,
+    pub from: Vec<&'static str>,
+    pub to: Vec<&'static str>,
+    pub changes: Vec<String>,
+    pub details: Vec<Option<String>>,
 }
 
+/// Columns of `tasker.attempts`.
+#[expect(missing_docs, reason = "named as in the table")]
 #[derive(Debug, Default)]
-struct AttemptColumns {
-    tasks: Vec<Uuid>,
-    steps: Vec<i32>,
-    attempts: Vec<i32>,
-    nonces: Vec<Uuid>,
-    outcomes: Vec<&'static str>,
-    retryables: Vec<Option<bool>>,
-    retry_afters: Vec<Option<i64>>,
-    workers: Vec<String>,
-    claimed: Vec<Option<DateTime<Utc>>>,
-    started: Vec<Option<DateTime<Utc>>>,
-    ended: Vec<DateTime<Utc>>,
-    results: Vec<Option<String>>,
-    errors: Vec<Option<String>>,
-    metadatas: Vec<Option<String>>,
-    follows: Vec<Option<String>>,
+pub struct AttemptColumns {
+    pub tasks: Vec<Uuid>,
+    pub steps: Vec<i32>,
+    pub attempts: Vec<i32>,
+    pub nonces: Vec<Uuid>,
+    pub outcomes: Vec<&'static str>,
+    pub retryables: Vec<Option<bool>>,
+    pub retry_afters: Vec<Option<i64>>,
+    pub workers: Vec<String>,
+    pub claimed: Vec<Option<DateTime<Utc>>>,
+    pub started: Vec<Option<DateTime<Utc>>>,
+    pub ended: Vec<DateTime<Utc>>,
+    pub results: Vec<Option<String>>,
+    pub errors: Vec<Option<String>>,
+    pub metadatas: Vec<Option<String>>,
+    pub follows: Vec<Option<String>>,
 }
 
 impl Writes {
