@@ -207,6 +207,7 @@ impl<A: Actor, D: Database> Body<A, D> {
                 match self.transaction(Work::Inbox { events: &events, again }).await {
                     Err(error) if error.is_transient() => {
                         self.parts.metrics.transaction_retries.with_label_values(&[A::NAME]).inc();
+                        self.parts.database.failed(Instant::now());
                         if self.parts.must_give_up() {
                             break None;
                         }
@@ -248,6 +249,7 @@ impl<A: Actor, D: Database> Body<A, D> {
                 }
                 Err(error) if error.is_transient() => {
                     self.parts.metrics.transaction_retries.with_label_values(&[A::NAME]).inc();
+                    self.parts.database.failed(Instant::now());
                     if self.parts.is_stopping() {
                         return signal.looked(found, None);
                     }
@@ -275,6 +277,7 @@ impl<A: Actor, D: Database> Body<A, D> {
         let handled = self.actor.handle(&mut *tx, work).await?;
         crash_point::pass("advance.before_commit").await?;
         D::commit(tx).await?;
+        self.parts.database.answered();
         crash_point::pass("advance.after_commit").await?;
         let size = size + handled.taken;
         if size > 0 {

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{self, QueueSignal, Timer};
+use crate::breaker::DatabaseBreaker;
 use crate::enqueuer::{Command, Ordered, StepEnqueuer, Sweep};
 use crate::errors::{CommandError, CreateError, StartError};
 use crate::finalizer::{EntriesFiled, TaskFinalizer};
@@ -51,6 +52,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) watch: Arc<Watch>,
     pub(crate) doorbell: Doorbell,
+    pub(crate) database: DatabaseBreaker,
     notifier: Notifier,
     wakeups: Wakeups,
     queues: RwLock<BTreeSet<QueueName>>,
@@ -338,6 +340,7 @@ impl Parts {
             ids: IdBlocks::default(),
             watch: Arc::default(),
             doorbell: Doorbell::default(),
+            database: DatabaseBreaker::default(),
             stop: CancellationToken::new(),
             drain_until: AtomicU64::new(u64::MAX),
             started: Instant::now(),

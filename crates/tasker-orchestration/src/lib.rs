@@ -5,6 +5,7 @@
 
 mod actor;
 mod advance;
+mod breaker;
 mod engine;
 mod enqueuer;
 mod errors;

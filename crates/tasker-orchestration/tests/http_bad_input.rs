@@ -6,7 +6,7 @@ mod http_support;
 use std::time::Duration;
 
 use http_support::{Answer, ORDER, Server, order};
-use tasker_shared::testing::TestDatabase;
+use tasker_shared::testing::{TestDatabase, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -268,7 +268,8 @@ async fn while_the_database_is_away_the_server_says_so_and_lives() {
     let task = server.client.create_task(&order()).await.unwrap().task_uuid;
     cut.cancel();
     for path in ["/health/ready", "/ready", "/health", "/health/detailed"] {
-        assert_eq!(server.get(path).await.status, 503, "{path}");
+        let answer = server.get(path).await;
+        assert_eq!((answer.status, answer.json()["status"].as_str()), (503, Some("unhealthy")), "{answer:?}");
     }
     assert_eq!(server.get("/health/live").await.status, 200);
     assert_eq!(server.get("/metrics").await.status, 200);
@@ -279,6 +280,19 @@ async fn while_the_database_is_away_the_server_says_so_and_lives() {
     }
     let other = server.post("/v1/tasks", r#"{"name":"other","namespace":"shop"}"#).await;
     assert_eq!((other.status, other.code().as_str()), (503, "UNAVAILABLE"), "{other:?}");
+    // Once nothing was answered for a second, nobody waits for a connection any more.
+    eventually("the breaker opens", async || {
+        server.get("/metrics").await.text.contains("tasker_database_breaker_open 1")
+    })
+    .await;
+    let health = server.get("/health/detailed").await.text;
+    assert!(health.contains("its breaker is open and requests are refused"), "{health}");
+    let asked = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(server.get("/v1/tasks").await.code(), "UNAVAILABLE");
+    }
+    // The pool waits for two seconds each.
+    assert!(asked.elapsed() < Duration::from_secs(10), "twenty refusals took {:?}", asked.elapsed());
     server.stop().await;
 }
 

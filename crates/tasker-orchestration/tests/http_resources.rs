@@ -83,7 +83,7 @@ async fn bad_settings_are_refused_with_the_place() {
     server.register(&using()).await.unwrap();
     for (body, status, says) in [
         (r#"{"set_by":"a"}"#, 422, "/reason"),
-        (r#"{"reason":"r","set_by":"a","max_in_flight":-1}"#, 400, "max_in_flight"),
+        (r#"{"reason":"r","set_by":"a","max_in_flight":-1}"#, 422, "u32"),
         (r#"{"reason":"r","set_by":"a","open_ms":0}"#, 422, "/open_ms"),
         (r#"{"reason":"r","set_by":"a","max_open_ms":86400001}"#, 422, "/max_open_ms"),
         (r#"{"reason":"r","set_by":"a","pause":true}"#, 422, "paused"),

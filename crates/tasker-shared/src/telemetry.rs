@@ -5,8 +5,8 @@
 use std::io::IsTerminal;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
-    core::Collector,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -63,6 +63,8 @@ pub struct Metrics {
     pub domain_events: IntCounterVec,
     /// Circuit breakers of resources that this process saw open.
     pub breakers_opened: IntCounter,
+    /// 1 while the database does not answer and requests are refused at once.
+    pub database_breaker_open: IntGauge,
     /// Seconds per HTTP request, by `route`, `method` and `status`.
     pub http_seconds: HistogramVec,
     registry: Registry,
@@ -95,6 +97,13 @@ impl Metrics {
             heartbeats_lost: counter(r, "heartbeats_lost_total", "Heartbeats that found their claim lost."),
             domain_events: counters(r, "domain_events_total", "Domain events.", &["fate"]),
             breakers_opened: counter(r, "breakers_opened_total", "Circuit breakers of resources that opened."),
+            database_breaker_open: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "database_breaker_open",
+                    "1 while requests are refused for want of the database.",
+                )),
+            ),
             http_seconds: histograms(
                 r,
                 "http_request_seconds",

@@ -69,12 +69,15 @@ async fn run(
         Some(route) => place(api, route.as_str())?,
         None => None,
     };
+    if place.is_some() && api.engine.parts.database.is_open(Instant::now()) {
+        return Err(ApiError::unavailable());
+    }
     if let Some(place) = place.clone() {
         request.extensions_mut().insert(place);
     }
     let limit = Duration::from_millis(api.engine.config().web.request_timeout_ms);
     let method = request.method().clone();
-    if route.is_some() && method == Method::POST {
+    if route.is_some() && !matches!(method, Method::GET | Method::HEAD) {
         request = with_body(request, api.engine.config().web.body_bytes, limit).await?;
     }
     bounded(next.run(request), limit, &method).await
@@ -89,7 +92,7 @@ async fn bounded(
     match tokio::time::timeout(limit, AssertUnwindSafe(handler).catch_unwind()).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(_panic)) => Err(ApiError::internal()),
-        Err(_) if matches!(*method, Method::POST | Method::DELETE) => Err(ApiError::outcome_unknown()),
+        Err(_) if !matches!(*method, Method::GET | Method::HEAD) => Err(ApiError::outcome_unknown()),
         Err(_) => Err(ApiError::timed_out()),
     }
 }

@@ -79,7 +79,10 @@ async fn checks(api: &Api) -> BTreeMap<String, HealthCheck> {
     let database = if found.database {
         check(CheckStatus::Healthy, "answers".to_owned(), duration_ms)
     } else {
-        check(CheckStatus::Unhealthy, "can't be reached".to_owned(), duration_ms)
+        let open = api.engine.parts.database.is_open(Instant::now());
+        let told =
+            if open { "can't be reached; its breaker is open and requests are refused" } else { "can't be reached" };
+        check(CheckStatus::Unhealthy, told.to_owned(), duration_ms)
     };
     let server = if api.shutdown.is_cancelled() {
         check(CheckStatus::Unhealthy, "is stopping".to_owned(), 0.0)
@@ -125,6 +128,7 @@ fn health(status: CheckStatus) -> Health {
     responses((status = 200, description = "Metrics in the Prometheus text format.", body = String, content_type = "text/plain")))]
 /// What the process measures.
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    api.engine.parts.database.show(api.engine.metrics());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.engine.metrics().render()).into_response()
 }
 
