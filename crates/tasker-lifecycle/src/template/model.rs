@@ -98,11 +98,37 @@ pub struct HandlerRef {
     /// The method to call, where it is not `call`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// The resolver that finds the handler, where it is not the worker's registry.
+    /// The resolver that is asked for the handler first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolver: Option<String>,
     /// The handler's settings: an object.
     pub initialization: Value,
+}
+
+impl HandlerRef {
+    /// The method that is called where a template names none.
+    pub const CALL: &'static str = "call";
+
+    /// The method that is called.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method.as_deref().unwrap_or(Self::CALL)
+    }
+}
+
+/// `callable`, then `#method` where it is not `call`, then `@resolver` where one is named. Workers announce what they
+/// can run in these words.
+impl fmt::Display for HandlerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.callable)?;
+        if let Some(method) = &self.method {
+            write!(f, "#{method}")?;
+        }
+        match &self.resolver {
+            Some(resolver) => write!(f, "@{resolver}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Whether and when a failed attempt is followed by another.

@@ -318,8 +318,23 @@ fn what_is_not_acted_on_is_named() {
         - {name: w, handler: h, type: batch_worker, dependencies: [a]}\n";
     let template = read(yaml);
     let paths: Vec<String> = template.unsupported().into_iter().map(|problem| problem.path).collect();
-    assert_eq!(paths, ["steps[0].uses", "steps[0].handler.method", "steps[0].handler.resolver"]);
+    assert_eq!(paths, ["steps[0].uses"]);
     assert_round_trip(&template);
+}
+
+#[test]
+fn a_handler_is_named_with_its_method_and_its_resolver() {
+    let named = |handler: &str| {
+        let yaml = format!("name: t\nnamespace_name: n\nversion: 1.0.0\nsteps:\n- {{name: a, handler: {handler}}}\n");
+        let handler = read(&yaml).steps[0].handler.clone();
+        format!("{handler} {}", handler.method())
+    };
+    assert_eq!(named("pay.Charge"), "pay.Charge call");
+    assert_eq!(named("{callable: pay.Charge, method: call, resolver: null}"), "pay.Charge call");
+    assert_eq!(named("{callable: pay.Charge, method: refund}"), "pay.Charge#refund refund");
+    assert_eq!(named("{callable: pay.Charge, method: refund, resolver: tenants}"), "pay.Charge#refund@tenants refund");
+    let empty = with_key("description: d").replace("handler: h", "handler: {callable: h, method: \"\"}");
+    refused(&empty, "bad_name", "steps[0].handler.method", 6, "another name");
 }
 
 #[track_caller]

@@ -17,18 +17,8 @@ pub(super) fn find(template: &Template) -> Vec<Problem> {
 }
 
 fn find_in_step(step: &StepTemplate, at: &Path<'_>, out: &mut Findings) {
-    let mut refuse_key = |key, message: &str| refuse(&Path::Key(at, key), message, out);
     if !step.uses.is_empty() {
-        refuse_key("uses", "shared resources are not limited yet");
-    }
-    let handler = Path::Key(at, "handler");
-    if let Some(method) = &step.handler.method {
-        let message = format!("the method `{method}` is not called; every handler's `call` is");
-        refuse(&Path::Key(&handler, "method"), &message, out);
-    }
-    if let Some(resolver) = &step.handler.resolver {
-        let message = format!("the resolver `{resolver}` is not asked; handlers are found by their names");
-        refuse(&Path::Key(&handler, "resolver"), &message, out);
+        refuse(&Path::Key(at, "uses"), "shared resources are not limited yet", out);
     }
 }
 

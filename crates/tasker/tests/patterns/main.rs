@@ -7,4 +7,5 @@ mod checkpoints;
 mod decisions;
 mod demo;
 mod events;
+mod handlers;
 mod lifecycles;
