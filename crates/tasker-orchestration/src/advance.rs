@@ -221,7 +221,7 @@ impl Advance {
         let body = serde_json::to_string(&body).expect("uuids and numbers always encode");
         let ticket = Outgoing::new(queue.clone(), msg_id, body);
         let template = snapshot.task.template();
-        let handler = &template.step(snapshot.task.pattern(want.step)).handler.callable;
+        let handler = &template.step(snapshot.task.pattern(want.step)).handler;
         let slot = local.filter(|_| want.delay_ms == 0).and_then(|local| local.reserve(queue, handler));
         let (Some(slot), Some(local)) = (slot, local) else {
             self.writes.ticket(ticket.delayed(Duration::from_millis(want.delay_ms)));

@@ -343,7 +343,7 @@ async fn runnable_or_settled(
         Ok(handler) => handler,
         Err(missing) => {
             if shared.missing.lock().expect("no panic while held").insert(missing.to_string()) {
-                tracing::warn!("steps call for the {missing}, which is not registered here; they are given back");
+                tracing::warn!("steps call for {missing}; they are given back");
             }
             open.give_back(shared, reporter, later(shared)).await;
             return None;

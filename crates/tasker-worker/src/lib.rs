@@ -23,6 +23,8 @@ mod registry;
 pub mod testkit;
 mod worker;
 
+/// What an implementation of [`StepHandler`] is marked with.
+pub use async_trait::async_trait;
 pub use batches::{Batch, BatchFailure, Batches, Cursor};
 pub use checkpoints::Checkpoint;
 pub use handler::{StepContext, StepError, StepHandler, StepOutcome};

@@ -353,6 +353,7 @@ fn templates_are_checked_without_a_server() {
         ("namespace_name: shop", "namespace_name: worker_shop", 1, "line 2: namespace_name"),
         ("dependencies", "dependancies", 1, "did you mean `dependencies`?"),
         ("name: charge", "name: check", 1, "check"),
+        ("version: 1.0.0", "version: 1.0.0\ninput_schema: {type: thing}", 1, "input_schema"),
     ];
     for (what, with, status, told) in cases {
         let folder = TempDir::new().unwrap();

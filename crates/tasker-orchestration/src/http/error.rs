@@ -80,12 +80,6 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID_TEMPLATE", message).with(json!({ "problems": problems }))
     }
 
-    pub(super) fn unsupported(problems: &[Problem]) -> Self {
-        let message = "the template asks for what this version does not do; details.problems lists it";
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "UNSUPPORTED_TEMPLATE", message)
-            .with(json!({ "problems": problems }))
-    }
-
     pub(super) fn overloaded() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "too many requests are being served; try again later")
             .later(RETRY_AFTER_MS)

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgmq_notify::{Message, QueueName};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
-use tasker_lifecycle::template::TemplateHash;
+use tasker_lifecycle::template::{HandlerRef, TemplateHash};
 use tasker_lifecycle::{StepIndex, TaskId};
 use uuid::Uuid;
 
@@ -212,26 +213,48 @@ pub async fn inputs(
     Ok(inputs)
 }
 
-/// The ticket queues that a worker with these handlers looks into, each with its band of priority:
-/// of `namespaces`, or of every namespace that has a template with a step for one of `handlers`.
+/// The handlers that the steps of registered templates call for, each with its namespace and without its settings: of
+/// `namespaces` or of all, and under these `callables` or under any.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn handlers(
+    conn: &mut PgConnection,
+    namespaces: Option<&[String]>,
+    callables: Option<&[String]>,
+) -> Result<Vec<(String, HandlerRef)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT DISTINCT t.namespace, h.callable AS "callable!", h.method, h.resolver
+           FROM tasker.templates t
+           CROSS JOIN LATERAL jsonb_array_elements(t.content -> 'steps') s
+           CROSS JOIN LATERAL jsonb_to_record(s -> 'handler') AS h (callable text, method text, resolver text)
+           WHERE ($1::text[] IS NULL OR t.namespace = ANY ($1)) AND ($2::text[] IS NULL OR h.callable = ANY ($2))"#,
+        namespaces,
+        callables
+    )
+    .fetch_all(conn)
+    .await?;
+    let handlers = rows.into_iter().map(|row| {
+        let (callable, method, resolver) = (row.callable, row.method, row.resolver);
+        (row.namespace, HandlerRef { callable, method, resolver, initialization: Value::Null })
+    });
+    Ok(handlers.collect())
+}
+
+/// The ticket queues of these namespaces and pools, each with its band of priority.
 ///
 /// # Errors
 /// Where the database is away.
 pub async fn queues(
     conn: &mut PgConnection,
-    namespaces: Option<&[String]>,
+    namespaces: &[String],
     pools: &[String],
-    handlers: &[String],
 ) -> Result<Vec<(QueueName, i16)>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT q.queue, q.band FROM tasker.queues q
-         WHERE q.pool = ANY ($2) AND CASE WHEN $1::text[] IS NOT NULL THEN q.namespace = ANY ($1) ELSE EXISTS (
-             SELECT FROM tasker.templates t, jsonb_array_elements(t.content -> 'steps') s
-             WHERE t.namespace = q.namespace AND s -> 'handler' ->> 'callable' = ANY ($3)) END
+        "SELECT q.queue, q.band FROM tasker.queues q WHERE q.pool = ANY ($2) AND q.namespace = ANY ($1)
          ORDER BY q.band DESC, q.queue",
         namespaces,
-        pools,
-        handlers
+        pools
     )
     .fetch_all(conn)
     .await?;

@@ -145,9 +145,9 @@ async fn register(
     for warning in warnings {
         tracing::warn!(template = what, path = warning.path, "{}", warning.message);
     }
-    let unsupported = template.unsupported();
-    if !unsupported.is_empty() {
-        return Err(refused(unsupported));
+    let broken = tasker_orchestration::schema_problems(&template);
+    if !broken.is_empty() {
+        return Err(refused(broken));
     }
     match engine.register(template, replace).await {
         Ok(Registered::Conflict) => {

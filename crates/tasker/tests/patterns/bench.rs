@@ -59,6 +59,7 @@ impl Bench {
         let mut config = Config::default();
         config.queue.lease_ms = 2_000;
         config.worker.heartbeat_ms = 500;
+        config.worker.unregistered_delay_ms = 50;
         config.sweep.interval_ms = 100;
         let config = Arc::new(config);
         let (wakeups, notifier) = (Wakeups::new(Mode::Hybrid), Notifier::new(Mode::Hybrid));
