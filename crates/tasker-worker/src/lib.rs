@@ -32,4 +32,4 @@ pub use registry::HandlerRegistry;
 /// The database client whose connections and pools handlers complete their steps with.
 pub use sqlx;
 pub use tasker_shared::events::{DomainEvent, EventOutcome};
-pub use worker::{RunningWorker, Server, Worker, WorkerBuilder};
+pub use worker::{RunningWorker, Server, Status, StatusHandle, Worker, WorkerBuilder};

@@ -272,6 +272,47 @@ pub struct RunningWorker {
     listening: JoinSet<()>,
 }
 
+/// How a worker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The worker's id in reports.
+    pub id: Arc<str>,
+    /// How many handlers may run at once.
+    pub slots: usize,
+    /// How many slots are taken: by handlers that run, and by outcomes that wait to be reported.
+    pub busy: usize,
+    /// Whether the database answered when it was asked last.
+    pub database_answers: bool,
+    /// Whether the worker takes no more steps.
+    pub stopping: bool,
+}
+
+/// Tells how a worker is.
+#[derive(Clone)]
+pub struct StatusHandle(Arc<Shared>);
+
+impl fmt::Debug for StatusHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StatusHandle").field(&self.0.id).finish()
+    }
+}
+
+impl StatusHandle {
+    /// How it is now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let Shared { config, slots, outage, stop, id, .. } = &*self.0;
+        let all = config.worker.concurrency;
+        Status {
+            id: Arc::clone(id),
+            slots: all,
+            busy: all.saturating_sub(slots.available_permits()),
+            database_answers: !outage.lasts(),
+            stopping: stop.claims.is_cancelled(),
+        }
+    }
+}
+
 impl fmt::Debug for RunningWorker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunningWorker").field("id", &self.shared.id).finish_non_exhaustive()
@@ -291,6 +332,12 @@ impl RunningWorker {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.shared.id
+    }
+
+    /// Tells how the worker is, for as long as anybody asks.
+    #[must_use]
+    pub fn status(&self) -> StatusHandle {
+        StatusHandle(Arc::clone(&self.shared))
     }
 
     /// Looks for new queues now.
