@@ -137,11 +137,8 @@ impl Advance {
 
     /// A step that a resource holds may have room now; the next settling tells.
     pub(crate) fn ask_again(&mut self, held: HeldStep) {
-        let Some(&at) = self.by_id.get(&held.task) else { return };
-        let task = &self.tasks[at].snapshot.task;
-        // Whatever ended its wait meanwhile took its row, too.
-        if task.live(held.step).holder == (Holder::Due { nonce: held.nonce }) {
-            self.uses.ask_again(task, held);
+        if let Some(&at) = self.by_id.get(&held.task) {
+            self.uses.ask_again(&self.tasks[at].snapshot.task, held);
         }
     }
 
@@ -168,6 +165,10 @@ impl Advance {
 
     /// Lets held steps through where there is room, and keeps the others.
     async fn admit(&mut self, conn: &mut impl Session) -> Result<(), StoreError> {
+        let (tasks, by_id) = (&self.tasks, &self.by_id);
+        self.uses.keep(|task, step, nonce| {
+            by_id.get(&task).is_some_and(|at| tasks[*at].snapshot.task.live(step).holder == (Holder::Due { nonce }))
+        });
         for answer in self.uses.answers(conn, self.now).await? {
             match answer {
                 Answer::Admitted(asked) => {
