@@ -124,7 +124,8 @@ impl Advance {
                 self.writes.withdraw(Token { queue, msg_id, read_ct: 0, nonce: nonce.0 });
             }
             Effect::Withdraw { step, holder: Holder::Due { .. } } => self.writes.unschedule(task, step),
-            Effect::Withdraw { holder: Holder::None, .. } => {}
+            // Its ticket was to be sent by this same batch.
+            Effect::Withdraw { step, holder: Holder::None } => self.wanted.retain(|w| (w.at, w.step) != (at, step)),
             Effect::DeadLetter { step, reason } => {
                 let attempt = snapshot.task.attempts(step);
                 self.writes.dead_letter(dead_letters::Filing { task, step, attempt, reason });
@@ -365,4 +366,4 @@ pub(crate) async fn snapshots(
 
 #[cfg(test)]
 #[path = "../tests/conformance/mod.rs"]
-mod conformance;
+pub(crate) mod conformance;

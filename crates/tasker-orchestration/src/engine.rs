@@ -164,9 +164,8 @@ impl Engine {
         let clock_offset = store::clock_offset(&mut conn).await?;
         let queues = queues::all(&mut conn).await?.into_iter().collect();
         drop(conn);
-        let (parts, filed) = Parts::new(config, pool, metrics, (wakeups, notifier), local);
+        let (parts, filed) = Parts::new(config, pool, metrics, (wakeups, notifier), local, queues);
         parts.clock_offset.store(clock_offset, Ordering::Relaxed);
-        *parts.queues.write().expect("no panic while held") = queues;
         Ok(Self::spawn(parts, filed))
     }
 
@@ -323,13 +322,14 @@ impl Engine {
 }
 
 impl Parts {
-    /// The parts of a server that knows no queue yet, and the finalizer's inbox.
+    /// The parts of a server that knows these ticket queues, and the finalizer's inbox.
     pub(crate) fn new(
         config: Arc<Config>,
         pool: PgPool,
         metrics: Arc<Metrics>,
         (wakeups, notifier): (Wakeups, Notifier),
         local: Option<LocalWorker>,
+        queues: BTreeSet<QueueName>,
     ) -> (Arc<Self>, mpsc::Receiver<EntriesFiled>) {
         let (filed, filed_inbox) = mpsc::channel(1);
         let parts = Self {
@@ -350,7 +350,7 @@ impl Parts {
             metrics,
             notifier,
             wakeups,
-            queues: RwLock::default(),
+            queues: RwLock::new(queues),
             filed,
             clock_offset: AtomicI64::new(0),
         };

@@ -18,7 +18,8 @@ use server::{Server, history, history_folds, violations};
 use sqlx::PgConnection;
 use tasker_lifecycle::template::{self, StepKind, Template};
 use tasker_lifecycle::{
-    Decision, Effect, Event, Follows, Holder, Nonce, StepIndex, StepState, Task, TaskId, TicketRef, Timestamp, decide,
+    Decision, Effect, Event, Follows, Holder, Nonce, StepIndex, StepState, Task, TaskId, TaskState, TicketRef,
+    Timestamp, decide,
 };
 use tasker_shared::messages::{Claim, Report, ReportedOutcome, StepFailure, ticket_queue};
 use tasker_shared::store::claims::{self, Loaded};
@@ -107,6 +108,59 @@ async fn an_action_whose_answer_got_lost_is_carried_out_once_and_not_refused() {
     assert_eq!(violations(&mut conn).await, Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_claim_that_was_given_back_after_a_failure_is_reported_on_in_the_servers_process() {
+    let retry = json!({"max_attempts": 3, "backoff": "none"});
+    let mut lives = Lives::of_steps(json!([{"name": "s", "handler": "h", "retry": retry}])).await;
+    lives.claim(3, LEASE).await;
+    lives.report_all(Outcome::Soon).await;
+    lives.claim(3, LEASE).await;
+    let tokens: Vec<_> = lives.open.drain(..).map(|claim| claim.token).collect();
+    let mut conn = lives.db.pool.acquire().await.unwrap();
+    assert_eq!(pgmq_notify::release_fenced(&mut conn, &tokens, Duration::ZERO).await.unwrap().len(), 3);
+    drop(conn);
+    lives.claim(3, LEASE).await;
+    assert!(lives.open.iter().all(|claim| claim.attempt == 2), "{:?}", lives.open);
+    lives.report_all(Outcome::Success).await;
+    assert!(lives.twins.values().all(|task| task.state() == TaskState::Complete), "{:?}", lives.twins);
+}
+
+#[tokio::test]
+async fn a_step_that_is_enqueued_and_cancelled_by_reports_of_one_batch_gets_no_ticket() {
+    let once = json!({"max_attempts": 1, "backoff": "none"});
+    let batches = json!({"batch_size": 1, "parallelism": 2, "cursor_field": "id", "failure_strategy": "fail_fast"});
+    let mut lives = Lives::of_steps(json!([
+        {"name": "b", "type": "batchable", "handler": "h", "batch_config": batches},
+        {"name": "w", "type": "batch_worker", "handler": "h", "dependencies": ["b"], "retry": once},
+        {"name": "c", "type": "deferred", "handler": "h", "dependencies": ["w"]}
+    ]))
+    .await;
+    lives.claim(3, LEASE).await;
+    let open = std::mem::take(&mut lives.open);
+    let mut splits: Vec<Report> = open.into_iter().map(|claim| lives.report(claim, Outcome::Success)).collect();
+    for split in &mut splits {
+        let ReportedOutcome::Success { follows, .. } = &mut split.outcome else { unreachable!("it succeeds") };
+        *follows = Follows::Batches { worker: StepIndex(1), count: 3 };
+    }
+    lives.report_here(splits).await;
+    // Two of three batches run. The first one's end lets the third one run, and the second one's failure cancels it.
+    lives.claim(6, LEASE).await;
+    for task in lives.twins.keys().copied().collect::<Vec<_>>() {
+        let (mine, others) = std::mem::take(&mut lives.open).into_iter().partition(|claim: &Claim| claim.task == task);
+        lives.open = others;
+        let mine = mine.into_iter().zip([Outcome::Success, Outcome::Permanent]);
+        let reports: Vec<Report> = mine.map(|(claim, outcome)| lives.report(claim, outcome)).collect();
+        assert_eq!(reports.len(), 2);
+        if lives.open.len() == 4 {
+            lives.report_here(reports).await;
+        } else {
+            lives.store(reports).await;
+            lives.take_messages().await;
+        }
+        assert_eq!(lives.twins[&task].state(), TaskState::BlockedByFailures);
+    }
+}
+
 /// What a handler may come to.
 #[derive(Debug, Clone, Copy)]
 enum Outcome {
@@ -141,9 +195,20 @@ struct Lives {
 impl Lives {
     async fn begin(seed: u64, snapshot_bytes: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
+        let template = random_template(&mut rng);
+        Self::of(rng, template, snapshot_bytes).await
+    }
+
+    /// Tasks of the template with these steps.
+    async fn of_steps(steps: serde_json::Value) -> Self {
+        let document = json!({"name": "lives", "namespace_name": "test", "version": "1.0.0", "steps": steps});
+        let template = template::from_json(&document, None).unwrap().0;
+        Self::of(StdRng::seed_from_u64(0), template, usize::MAX).await
+    }
+
+    async fn of(rng: StdRng, template: Template, snapshot_bytes: usize) -> Self {
         let db = TestDatabase::create().await;
         let servers = [Server::start(&db, snapshot_bytes).await, Server::start(&db, snapshot_bytes).await];
-        let template = random_template(&mut rng);
         servers[0].register(&template).await;
         let mut twins = BTreeMap::new();
         for id in servers[0].create(&template, 3).await {
@@ -266,6 +331,12 @@ impl Lives {
             6 => Outcome::Soon,
             _ => Outcome::Permanent,
         }
+    }
+
+    async fn report_all(&mut self, outcome: Outcome) {
+        let open = std::mem::take(&mut self.open);
+        let reports = open.into_iter().map(|claim| self.report(claim, outcome)).collect();
+        self.report_here(reports).await;
     }
 
     fn report(&self, claim: Claim, outcome: Outcome) -> Report {
@@ -495,7 +566,8 @@ fn admit(twin: &mut Task, stored: &Task) -> Option<String> {
     (!held.is_empty()).then(|| "Admitted".to_owned())
 }
 
-fn random_template(rng: &mut StdRng) -> Template {
+/// A graph of a few steps, some of which are decisions, wait for what was created, or are split.
+pub(crate) fn random_template(rng: &mut StdRng) -> Template {
     let count = rng.random_range(1..9);
     let plain = rng.random_bool(0.3);
     let mut parents: Vec<Vec<String>> = Vec::new();
