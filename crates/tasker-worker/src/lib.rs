@@ -21,6 +21,7 @@ mod outage;
 mod plans;
 mod registry;
 pub mod testkit;
+mod turns;
 mod worker;
 
 /// What an implementation of [`StepHandler`] is marked with.

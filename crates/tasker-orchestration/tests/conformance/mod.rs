@@ -283,7 +283,7 @@ impl Lives {
     async fn claim(&mut self, qty: usize, lease: Duration) {
         let queue = ticket_queue(self.template.namespace.as_str(), "default", 0).unwrap();
         let mut conn = self.db.pool.acquire().await.unwrap();
-        let claimed = claims::claim(&mut conn, &[queue], lease, qty).await.unwrap();
+        let claimed = claims::claim(&mut conn, &[queue.into()], lease, qty).await.unwrap();
         let claimed: Vec<Claim> =
             claimed.messages.iter().map(|message| Claim::from_message(message, Timestamp(0)).unwrap()).collect();
         for (claim, loaded) in claimed.iter().zip(claims::load(&mut conn, &claimed).await.unwrap()) {
