@@ -67,7 +67,8 @@ impl World {
     /// Checks everything, once all tasks have ended. `client` is one of a living server.
     pub(crate) async fn check(&self, client: &Client) -> Seen {
         self.live_steps().await;
-        let tasks: Vec<TaskRow> = self.all("SELECT task_uuid, name, state, steps, seq FROM tasker.tasks").await;
+        let ours = "SELECT task_uuid, name, state, steps, seq FROM tasker.tasks WHERE name NOT LIKE 'poison%'";
+        let tasks: Vec<TaskRow> = self.all(ours).await;
         let history: Vec<HistoryRow> = self
             .all("SELECT task_uuid, seq, at, from_state, to_state, changes FROM tasker.history ORDER BY task_uuid, seq")
             .await;

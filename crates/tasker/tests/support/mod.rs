@@ -110,6 +110,11 @@ impl World {
         Process::start(role, &all, self.folder.path(), &log)
     }
 
+    /// How many lines of the probes' log hold this text.
+    pub(crate) fn noted(&self, text: &str) -> usize {
+        self.bodies().lines().filter(|line| line.contains(text)).count()
+    }
+
     /// Counts, on a database that may be away at this moment.
     pub(crate) async fn count(&self, query: &str) -> Option<i64> {
         sqlx::query_scalar(query).fetch_one(&self.pool).await.ok()
