@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use pgmq_notify::QueueName;
 use sqlx::PgConnection;
 use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
+use tasker_shared::messages::{STEP_RESULTS, TASK_REQUESTS};
 use tasker_shared::store::staleness::{self, Stale};
 use tasker_shared::store::writes::ByHand;
 use tasker_shared::store::{StoreError, actions, checkpoints, due, ledger, sweep, tasks};
@@ -199,7 +201,8 @@ impl StepEnqueuer {
             sweep::ensure_partitions(conn).await?;
             checkpoints::delete_ended(conn, CHECKPOINTS).await?;
         }
-        let queues = self.parts.queues();
+        let mut queues = self.parts.queues();
+        queues.extend([STEP_RESULTS, TASK_REQUESTS].map(|name| QueueName::new(name).expect("a valid queue name")));
         let queue = &self.parts.config.queue;
         let longest_delay = tasker_lifecycle::MAX_TICKET_DELAY_MS;
         let clamped = pgmq_notify::clamp_vt(
@@ -210,7 +213,7 @@ impl StepEnqueuer {
         )
         .await?;
         if clamped > 0 {
-            tracing::warn!(clamped, "tickets were hidden for longer than any lease; the clock must have jumped");
+            tracing::warn!(clamped, "messages were hidden for longer than any lease; the clock must have jumped");
         }
         let (found, last) = sweep::undecided(conn, after, SWEEP_PAGE, UNDECIDED_AGE_MS).await?;
         if !found.is_empty() {

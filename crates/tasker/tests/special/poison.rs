@@ -71,7 +71,7 @@ async fn faults_poison_is_filed_once_with_every_attempt_and_holds_nobody_up() {
     for (queue, ids) in throw(&world).await {
         rubbish.entry(queue).or_default().extend(ids);
     }
-    const OPEN: &str = "SELECT count(*) FROM tasker.tasks WHERE ended_at IS NULL AND name NOT LIKE 'poison%'";
+    const OPEN: &str = "SELECT count(*) FROM tasker.tasks WHERE ended_at IS NULL AND name NOT LIKE 'apart%'";
     restarting(&mut world, &mut workers, &mut deaths, OPEN, 0).await;
     let neighbours = began.elapsed();
     restarting(&mut world, &mut workers, &mut deaths, GIVEN_UP, poisoned.len()).await;
@@ -90,14 +90,14 @@ async fn ask_for(poisons: &'static [Poison], client: &Client) -> BTreeMap<Uuid, 
         let way = poison.0;
         let setting = if way == "fail" { "fail_attempts: 99".to_owned() } else { format!("poison: {way}") };
         let template = format!(
-            "{{name: poison_{way}, namespace_name: faults, version: 1.0.0, steps: [{{name: only,
+            "{{name: apart_{way}, namespace_name: faults, version: 1.0.0, steps: [{{name: only,
               handler: {{callable: faults.Probe, initialization: {{{setting}}}}},
               publishes_events: [{{name: attempted, condition: always}}],
               retry: {{max_attempts: 3, backoff: linear, backoff_base_ms: 20, max_backoff_ms: 100}}}}]}}"
         );
         client.register_template(&RegisterRequest::Yaml(template)).await.unwrap();
         for _ in 0..OF_EACH {
-            let task = client.create_task(&TaskRequest::new("faults", &format!("poison_{way}"))).await.unwrap();
+            let task = client.create_task(&TaskRequest::new("faults", &format!("apart_{way}"))).await.unwrap();
             poisoned.insert(task.task_uuid, poison);
         }
     }

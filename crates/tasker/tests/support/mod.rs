@@ -33,6 +33,8 @@ pub(crate) struct World {
     pub(crate) settings: Vec<(String, String)>,
     /// The client's log: each key that was asked for with the task it was answered with.
     pub(crate) answered: Vec<(load::Order, Uuid)>,
+    /// The database's clock is not to be trusted about how long something took.
+    pub(crate) clock_jumps: bool,
     started: u32,
 }
 
@@ -46,8 +48,8 @@ impl World {
             std::fs::write(templates.join(format!("{}.yaml", shape.name())), shape.template()).unwrap();
         }
         let pool = PgPoolOptions::new().max_connections(4).connect_lazy(url).unwrap();
-        let mut world =
-            Self { pool, url: url.to_owned(), folder, settings: Vec::new(), answered: Vec::new(), started: 0 };
+        let (url, settings, answered) = (url.to_owned(), Vec::new(), Vec::new());
+        let mut world = Self { pool, url, folder, settings, answered, clock_jumps: false, started: 0 };
         world.set("TASKER_ENV", "test");
         world.set("TASKER_TEMPLATE_PATH", templates.to_str().unwrap());
         world.set("TASKER_BODY_LOG", world.body_log().to_str().unwrap());
