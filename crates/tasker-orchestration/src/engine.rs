@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::RwLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pgmq_notify::{Channel, IdBlocks, Notifier, PollTimer, QueueName, Wakeups};
@@ -55,6 +55,8 @@ pub(crate) struct Parts {
     filed: mpsc::Sender<EntriesFiled>,
     /// The database's clock minus ours, in microseconds.
     clock_offset: AtomicI64,
+    /// How many actors the database refuses again and again.
+    pub(crate) refused: AtomicUsize,
     stop: CancellationToken,
     /// Milliseconds after `started` at which draining ends; `u64::MAX` while running.
     drain_until: AtomicU64,
@@ -133,6 +135,8 @@ pub struct Running {
 pub struct Health {
     /// Whether the database answered just now.
     pub database: bool,
+    /// Whether it has refused to store something for a while, as it does when its disk is full.
+    pub refuses: bool,
     /// Requests that wait to become tasks.
     pub requests_waiting: usize,
     /// Commands that wait.
@@ -167,6 +171,7 @@ impl Engine {
             ids: IdBlocks::default(),
             watch: Arc::default(),
             stop: CancellationToken::new(),
+            refused: AtomicUsize::new(0),
             drain_until: AtomicU64::new(u64::MAX),
             started: Instant::now(),
             config,
@@ -295,6 +300,7 @@ impl Engine {
         let waiting = |capacity: usize, max: usize| max - capacity;
         Health {
             database,
+            refuses: self.parts.refused.load(Ordering::Relaxed) > 0,
             requests_waiting: waiting(self.requests.capacity(), self.requests.max_capacity()),
             commands_waiting: waiting(self.commands.capacity(), self.commands.max_capacity()),
         }

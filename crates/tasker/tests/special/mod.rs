@@ -2,7 +2,10 @@
 //! not happen. `TASKER_SPECIAL_SCALE` makes them longer.
 
 mod clock;
+mod disk;
+mod kills;
 mod poison;
+mod snapshot;
 mod zombies;
 
 const STORED: &str = "SELECT count(*) FROM tasker.attempts";

@@ -117,6 +117,13 @@ impl World {
         self.bodies().lines().filter(|line| line.contains(text)).count()
     }
 
+    /// How many lines of the processes' logs hold this text.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        let logs = std::fs::read_dir(self.folder.path()).unwrap().flatten().map(|entry| entry.path());
+        let logs = logs.filter(|path| path.extension().is_some_and(|end| end == "log"));
+        logs.map(|path| std::fs::read_to_string(path).unwrap_or_default().matches(text).count()).sum()
+    }
+
     /// Counts, on a database that may be away at this moment.
     pub(crate) async fn count(&self, query: &str) -> Option<i64> {
         sqlx::query_scalar(query).fetch_one(&self.pool).await.ok()
