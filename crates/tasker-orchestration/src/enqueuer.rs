@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use pgmq_notify::QueueName;
 use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
+use tasker_shared::messages::{STEP_RESULTS, TASK_REQUESTS};
 use tasker_shared::store::StoreError;
 use tasker_shared::store::resources::{Gate, HeldStep, ResourceKey};
 use tasker_shared::store::staleness::Stale;
@@ -240,14 +242,15 @@ impl StepEnqueuer {
             conn.ensure_partitions().await?;
             conn.delete_checkpoints(CHECKPOINTS).await?;
         }
-        let queues = self.parts.queues();
+        let mut queues = self.parts.queues();
+        queues.extend([STEP_RESULTS, TASK_REQUESTS].map(|name| QueueName::new(name).expect("a valid queue name")));
         let queue = &self.parts.config.queue;
         let longest_delay = tasker_lifecycle::MAX_TICKET_DELAY_MS;
         let clamped = conn
             .clamp_vt(&queues, Duration::from_millis(queue.max_lease_ms), Duration::from_millis(longest_delay))
             .await?;
         if clamped > 0 {
-            tracing::warn!(clamped, "tickets were hidden for longer than any lease; the clock must have jumped");
+            tracing::warn!(clamped, "messages were hidden for longer than any lease; the clock must have jumped");
         }
         let (found, last) = conn.undecided(after, SWEEP_PAGE, UNDECIDED_AGE_MS).await?;
         if !found.is_empty() {

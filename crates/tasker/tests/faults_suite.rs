@@ -2,6 +2,7 @@
 //! checker knows holds afterwards.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod special;
 mod support;
 
 use std::time::Duration;

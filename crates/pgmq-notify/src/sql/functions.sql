@@ -462,8 +462,8 @@ END
 $function$;
 
 -- Repairs times that a jump of the clock has moved out of reach; returns how many. A claim hidden for longer than the
--- longest lease counts as expired. A message that waits for its first claim has a delay to keep: it waits for the
--- longest delay from now.
+-- longest lease counts as expired. A message that waits for its first claim waits for its own delay once more, which is
+-- what lies between the time it was sent and the time it becomes visible.
 CREATE OR REPLACE FUNCTION pgmq_notify.clamp_vt(queues text[], max_lease_ms bigint, max_delay_ms bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
@@ -482,7 +482,8 @@ BEGIN
                 FOR UPDATE SKIP LOCKED
             )
             UPDATE pgmq.%1$I AS m
-            SET vt = CASE WHEN m.read_ct > 0 THEN $1 ELSE $1 + $3 * interval '1 millisecond' END
+            SET vt = $1 + CASE WHEN m.read_ct > 0 THEN interval '0'
+                ELSE least(greatest(m.vt - m.enqueued_at, interval '0'), $3 * interval '1 millisecond') END
             FROM far WHERE m.msg_id = far.msg_id
             $query$, 'q_' || target)
         USING clock_timestamp(), max_lease_ms, max_delay_ms;

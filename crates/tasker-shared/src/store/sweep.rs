@@ -8,7 +8,7 @@ use super::StoreError;
 use super::tasks::{reported, task_id};
 
 /// Accepted attempts of live tasks that the task row does not know yet and that are older than `age_ms`:
-/// their result message got lost. Looks at `limit` live tasks after `after`; answers with the last one
+/// their result message got lost. One that ended in the future did so before the clock jumped back. Looks at `limit` live tasks after `after`; answers with the last one
 /// looked at, or `None` at the end.
 ///
 /// # Errors
@@ -33,8 +33,8 @@ pub async fn undecided(
                SELECT a.* FROM jsonb_each(l.sparse) AS s (step, entry)
                JOIN tasker.attempts a ON a.task_uuid = l.task_uuid AND a.step = s.step::integer
                                      AND a.nonce = (s.entry ->> 'n')::uuid AND a.outcome <> 'lost'
-               WHERE l.updated_at < clock_timestamp() - $3 * interval '1 millisecond'
-                 AND a.ended_at < clock_timestamp() - $3 * interval '1 millisecond'
+               WHERE abs(extract(epoch FROM clock_timestamp() - l.updated_at)) * 1000 > $3::double precision
+                 AND abs(extract(epoch FROM clock_timestamp() - a.ended_at)) * 1000 > $3::double precision
            ) a ON true
            ORDER BY l.task_uuid, a.ended_at, a.step"#,
         after,
