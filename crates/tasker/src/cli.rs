@@ -10,7 +10,7 @@ use tasker_client::GraphFormat;
 use tasker_client::types::TaskState;
 use uuid::Uuid;
 
-pub(crate) use operate::{CompleteStep, DlqCommand, RepairMany, RepairStep};
+pub(crate) use operate::{AnalyticsCommand, CompleteStep, DlqCommand, RepairMany, RepairStep};
 
 /// Workflows on PostgreSQL: run them, watch them, repair them
 #[derive(Debug, Parser)]
@@ -54,6 +54,9 @@ pub(crate) enum Command {
     /// Look into what was given up
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// See how tasks went, and what took longest
+    #[command(subcommand)]
+    Analytics(AnalyticsCommand),
     /// Check, register and show templates
     #[command(subcommand)]
     Template(TemplateCommand),
