@@ -28,7 +28,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts a server, a worker with these handlers, or both. Both hand work to each other without a detour.
+    /// Starts a server, a worker with these handlers and those of the examples that need the database, or both. Both hand work to each other without a detour.
     pub(crate) async fn start(
         config: Arc<Config>,
         database: &Database,
@@ -39,7 +39,9 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let (wakeups, notifier) = (signals.wakeups.clone(), signals.notifier.clone());
         let pool = database.pool.clone();
-        let worker = handlers.map(|handlers| {
+        let of_handlers = database.for_handlers()?;
+        let worker = handlers.map(|mut handlers| {
+            tasker_examples::register_with_database(&mut handlers, &of_handlers);
             let (config, metrics) = (Arc::clone(&config), Arc::clone(&metrics));
             Worker::builder(pool.clone(), config, metrics, wakeups.clone(), notifier.clone()).registry(handlers).build()
         });
