@@ -268,7 +268,8 @@ async fn while_the_database_is_away_the_server_says_so_and_lives() {
     let task = server.client.create_task(&order()).await.unwrap().task_uuid;
     cut.cancel();
     for path in ["/health/ready", "/ready", "/health", "/health/detailed"] {
-        assert_eq!(server.get(path).await.status, 503, "{path}");
+        let answer = server.get(path).await;
+        assert_eq!((answer.status, &answer.json()["status"]), (503, &"unhealthy".into()), "{path}: {answer:?}");
     }
     assert_eq!(server.get("/health/live").await.status, 200);
     assert_eq!(server.get("/metrics").await.status, 200);

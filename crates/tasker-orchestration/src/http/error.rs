@@ -126,11 +126,13 @@ impl ApiError {
         Self::new(status, code, message)
     }
 
-    /// The refusal that a response stands for, if it is one.
+    /// The refusal that a response stands for, if it is one. An answer in JSON says by itself what is wrong, as the
+    /// health of a server without its database does.
     pub(super) fn behind(response: &mut Response<Body>) -> Option<Self> {
         let status = response.status();
         match response.extensions_mut().remove::<Refusal>() {
             Some(Refusal(error)) => Some(Arc::unwrap_or_clone(error)),
+            None if response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json") => None,
             None if status.is_client_error() || status.is_server_error() => Some(Self::of_status(status)),
             None => None,
         }

@@ -132,11 +132,7 @@ async fn hidden_messages_are_counted_apart_and_clamped_by_their_kind() {
         send(&mut conn, &messages).await.unwrap();
         let later = "UPDATE pgmq.q_a SET enqueued_at = enqueued_at + interval '1 hour', vt = vt + interval '1 hour'
                      WHERE msg_id = $1";
-        sqlx::query(later)
-            .bind(messages[5].msg_id)
-            .execute(&mut *conn)
-            .await
-            .unwrap();
+        sqlx::query(later).bind(messages[5].msg_id).execute(&mut *conn).await.unwrap();
 
         let before = depth(&mut conn, &[queue("b"), queue("a")]).await.unwrap();
         assert_eq!(before.iter().map(|d| (d.visible, d.hidden)).collect::<Vec<_>>(), [(0, 0), (1, 5)]);

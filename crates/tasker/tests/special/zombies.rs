@@ -107,7 +107,8 @@ fn success(claim: &Claim, worker: &str) -> Report {
 /// A fingerprint of all that speaks of tasks.
 async fn everything(conn: &mut PgConnection) -> Vec<Option<String>> {
     let mut prints = Vec::new();
-    for table in ["tasker.tasks", "tasker.attempts", "tasker.history", "tasker.checkpoints", "pgmq.q_faults_domain_events"]
+    for table in
+        ["tasker.tasks", "tasker.attempts", "tasker.history", "tasker.checkpoints", "pgmq.q_faults_domain_events"]
     {
         let query = format!("SELECT md5(string_agg(r::text, '|' ORDER BY r::text)) FROM {table} r");
         prints.push(sqlx::query_scalar(&query).fetch_one(&mut *conn).await.unwrap());
