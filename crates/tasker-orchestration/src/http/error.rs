@@ -120,7 +120,8 @@ impl ApiError {
         Self::new(status, code, message)
     }
 
-    /// The refusal that a response stands for, if it is one.
+    /// The refusal that a response stands for, if it is one. An answer in JSON says by itself what is wrong, as the
+    /// health of a server without its database does.
     pub(super) fn behind(response: &mut Response<Body>) -> Option<Self> {
         let status = response.status();
         match response.extensions_mut().remove::<Refusal>() {

@@ -4,9 +4,13 @@
 mod clock;
 mod disk;
 mod kills;
+mod overload;
 mod poison;
+mod small_disk;
 mod snapshot;
 mod zombies;
+
+use small_disk::SmallDisk;
 
 const STORED: &str = "SELECT count(*) FROM tasker.attempts";
 

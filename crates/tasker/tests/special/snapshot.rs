@@ -50,7 +50,7 @@ async fn faults_a_held_snapshot_costs_speed_and_nothing_else() {
 
 /// One round of load; the steps per second.
 async fn round(world: &mut World, client: &Client) -> f64 {
-    let tasks = scaled(250);
+    let tasks = scaled(150);
     let began = Instant::now();
     let orders = support::orders(tasks, 0, |_| Shape::Linear4);
     world.submit_orders(std::slice::from_ref(client), orders).await;

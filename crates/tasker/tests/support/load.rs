@@ -140,11 +140,15 @@ pub(crate) struct Order {
     pub(crate) key: String,
     pub(crate) shape: Shape,
     pub(crate) sleep_ms: u64,
+    /// Bytes that its context has beside.
+    pub(crate) weight: usize,
 }
 
 impl Order {
     pub(crate) fn request(&self) -> TaskRequest {
-        let context = RawValue::from_string(format!(r#"{{"sleep_ms": {}}}"#, self.sleep_ms)).unwrap();
+        let weight = "x".repeat(self.weight);
+        let context = format!(r#"{{"sleep_ms": {}, "weight": "{weight}"}}"#, self.sleep_ms);
+        let context = RawValue::from_string(context).unwrap();
         let idempotency_key = Some(self.key.clone());
         TaskRequest { context, idempotency_key, ..TaskRequest::new("faults", self.shape.name()) }
     }
@@ -153,7 +157,7 @@ impl Order {
 /// Orders of `count` tasks.
 pub(crate) fn orders(count: usize, sleep_ms: u64, shape: impl Fn(usize) -> Shape) -> Vec<Order> {
     let key = |at| format!("{:016x}-{at}", rand::random::<u64>());
-    (0..count).map(|at| Order { key: key(at), shape: shape(at), sleep_ms }).collect()
+    (0..count).map(|at| Order { key: key(at), shape: shape(at), sleep_ms, weight: 0 }).collect()
 }
 
 /// Asks the servers in turn, each task again until it is answered: a server may be away for a while.

@@ -16,7 +16,7 @@ pub(crate) use tasker_shared::testing::eventually;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-pub(crate) use load::{Shape, orders, submit as submit_all};
+pub(crate) use load::{Order, Shape, orders, submit as submit_all};
 pub(crate) use process::Process;
 pub(crate) use storm::Storm;
 
