@@ -300,3 +300,7 @@ pub(crate) async fn snapshots(
 #[cfg(test)]
 #[path = "../tests/conformance/mod.rs"]
 mod conformance;
+
+#[cfg(test)]
+#[path = "../tests/interleavings/mod.rs"]
+mod interleavings;

@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod server;
+pub(super) mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -140,7 +140,7 @@ impl Lives {
     async fn begin(seed: u64, snapshot_bytes: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let db = TestDatabase::create().await;
-        let servers = [Server::start(&db, snapshot_bytes).await, Server::start(&db, snapshot_bytes).await];
+        let servers = [Server::start(&db.pool, snapshot_bytes).await, Server::start(&db.pool, snapshot_bytes).await];
         let template = random_template(&mut rng);
         servers[0].register(&template).await;
         let mut twins = BTreeMap::new();
