@@ -367,3 +367,7 @@ pub(crate) async fn snapshots(
 #[cfg(test)]
 #[path = "../tests/conformance/mod.rs"]
 pub(crate) mod conformance;
+
+#[cfg(test)]
+#[path = "../tests/interleavings/mod.rs"]
+mod interleavings;

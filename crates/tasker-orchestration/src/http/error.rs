@@ -126,7 +126,6 @@ impl ApiError {
         let status = response.status();
         match response.extensions_mut().remove::<Refusal>() {
             Some(Refusal(error)) => Some(Arc::unwrap_or_clone(error)),
-            // What answers in JSON has said what is the matter: health is such an answer.
             None if response.headers().get(CONTENT_TYPE).is_some_and(|of| of == "application/json") => None,
             None if status.is_client_error() || status.is_server_error() => Some(Self::of_status(status)),
             None => None,

@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod server;
+pub(super) mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -208,7 +208,7 @@ impl Lives {
 
     async fn of(rng: StdRng, template: Template, snapshot_bytes: usize) -> Self {
         let db = TestDatabase::create().await;
-        let servers = [Server::start(&db, snapshot_bytes).await, Server::start(&db, snapshot_bytes).await];
+        let servers = [Server::start(&db.pool, snapshot_bytes).await, Server::start(&db.pool, snapshot_bytes).await];
         servers[0].register(&template).await;
         let mut twins = BTreeMap::new();
         for id in servers[0].create(&template, 3).await {
