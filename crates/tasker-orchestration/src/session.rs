@@ -65,6 +65,7 @@ macro_rules! session {
             )+
         }
 
+        #[expect(clippy::needless_question_mark, reason = "the queue's functions fail with an error of their own")]
         impl Session for PgConnection {
             $(
                 async fn $name(&mut self, $($arg: $of),*) -> Result<$answer, StoreError> {
@@ -130,3 +131,7 @@ session! {
     }
     fn template(templates: &Templates, hash: &TemplateHash) -> Arc<Template> { |conn| templates.by_hash(conn, hash) }
 }
+
+#[cfg(test)]
+#[path = "../tests/simulator/mod.rs"]
+mod simulator;
