@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
+use tasker_lifecycle::{Event, Refused, StepIndex, StepState, Task, TaskId};
 use tasker_shared::store::StoreError;
 use tasker_shared::store::staleness::Stale;
 use tasker_shared::store::writes::ByHand;
@@ -146,6 +146,7 @@ impl StepEnqueuer {
                 tracing::warn!(%task, %refused, "a stored attempt that never could apply");
             }
         }
+        count_cancelled(conn, &mut advance, commands).await?;
         advance.settle(conn, &self.parts).await?;
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
@@ -241,6 +242,31 @@ async fn done_before(conn: &mut impl Session, ids: &[TaskId], commands: &[Comman
     let repairs = commands.iter().filter_map(|command| command.ordered.repair.as_ref());
     let wanted: Vec<Uuid> = repairs.map(|repair| repair.action).collect();
     if wanted.is_empty() { Ok(wanted) } else { conn.carried_out(ids, &wanted).await }
+}
+
+/// A batch worker that was cancelled with its batch may have been reported on before it knew. An action that takes it
+/// up again must not use the numbers of those attempts.
+async fn count_cancelled(
+    conn: &mut impl Session,
+    advance: &mut Advance,
+    commands: &[Command],
+) -> Result<(), StoreError> {
+    let repaired: BTreeSet<TaskId> = commands.iter().filter(|c| c.ordered.repair.is_some()).map(|c| c.task).collect();
+    let live = repaired.iter().filter_map(|task| advance.snapshot(*task)).filter(|s| !s.task.state().is_terminal());
+    let cancelled: Vec<(TaskId, StepIndex)> = live.flat_map(|snapshot| cancelled(&snapshot.task)).collect();
+    if cancelled.is_empty() {
+        return Ok(());
+    }
+    let attempts = conn.attempts_of(&cancelled).await?;
+    for ((task, step), attempts) in cancelled.into_iter().zip(attempts) {
+        advance.event(task, &Event::Counted { step, attempts }).expect("the task has this step");
+    }
+    Ok(())
+}
+
+fn cancelled(task: &Task) -> impl Iterator<Item = (TaskId, StepIndex)> + '_ {
+    let cancelled = task.steps().iter().enumerate().filter(|(_, state)| **state == StepState::Cancelled);
+    cancelled.map(|(at, _)| (task.id(), StepIndex::from(at)))
 }
 
 fn carry_out(advance: &mut Advance, command: &Command) -> Result<bool, CommandError> {

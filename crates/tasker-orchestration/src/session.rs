@@ -10,7 +10,7 @@ use pgmq_notify::{IdBlocks, Popped, QueueName, Token};
 use semver::Version;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tasker_lifecycle::template::{Template, TemplateHash};
-use tasker_lifecycle::{Event, TaskId, Timestamp};
+use tasker_lifecycle::{Event, StepIndex, TaskId, Timestamp};
 use tasker_shared::messages::{Report, Verdict};
 use tasker_shared::store::idempotency::{self, Held, Key};
 use tasker_shared::store::ledger::{self, Filed};
@@ -85,6 +85,7 @@ session! {
     fn load(tasks: &[TaskId], templates: &Templates) -> Vec<Snapshot> { |conn| tasks::load(conn, tasks, templates) }
     fn existing(tasks: &[TaskId]) -> Vec<TaskId> { |conn| tasks::existing(conn, tasks) }
     fn undecided_of(tasks: &[TaskId]) -> Vec<(TaskId, Event)> { |conn| sweep::undecided_of(conn, tasks) }
+    fn attempts_of(steps: &[(TaskId, StepIndex)]) -> Vec<u32> { |conn| sweep::attempts_of(conn, steps) }
     fn carried_out(tasks: &[TaskId], actions: &[Uuid]) -> Vec<Uuid> {
         |conn| actions::carried_out(conn, tasks, actions)
     }

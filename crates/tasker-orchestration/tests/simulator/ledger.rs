@@ -63,10 +63,12 @@ impl Ledger {
     }
 
     pub(super) fn told(&mut self, task: TaskId, told: &Told) {
-        if told.cause != "step_reset" {
-            return;
-        }
-        for moved in told.moves.iter().filter(|moved| moved.from == StepState::Error) {
+        // An operator's reset, or a cancelled batch worker that another action takes up again.
+        let grants = |moved: &&Moved| match moved.from {
+            StepState::Error => told.cause == "step_reset",
+            from => from == StepState::Cancelled && moved.to == StepState::Cancelled,
+        };
+        for moved in told.moves.iter().filter(grants) {
             self.resets.entry((task, moved.step)).or_default().push(moved.attempts);
         }
     }

@@ -29,7 +29,7 @@ const SERVERS: usize = 3;
 const WORKERS: usize = 4;
 const ACTORS: usize = 4;
 /// What happens before the faults end.
-const ACTIONS: usize = 400;
+const ACTIONS: usize = 250;
 /// Looks of everybody after that, each followed by a wait.
 const ROUNDS: usize = 200;
 const HOUR_MS: u64 = 3_600_000;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use pgmq_notify::{IdBlocks, Popped, QueueName, Token};
 use semver::Version;
 use tasker_lifecycle::template::{Template, TemplateHash};
-use tasker_lifecycle::{Event, TaskId, Timestamp};
+use tasker_lifecycle::{Event, StepIndex, TaskId, Timestamp};
 use tasker_shared::crash_point::Injected;
 use tasker_shared::messages::{Report, Verdict};
 use tasker_shared::store::idempotency::{Held, Key};
@@ -277,6 +277,13 @@ impl Session for Open {
         self.statement("undecided_of").await?;
         let of = |world: &World, id: TaskId| world.undecided(id).into_iter().map(move |(_, event)| (id, event));
         Ok(self.with(|world| tasks.iter().flat_map(|id| of(world, *id)).collect()))
+    }
+
+    async fn attempts_of(&mut self, steps: &[(TaskId, StepIndex)]) -> Result<Vec<u32>, StoreError> {
+        self.statement("attempts_of").await?;
+        let last =
+            |world: &World, (task, step): (TaskId, StepIndex)| world.attempts_of(task, step).last().map(|(k, _)| k.2);
+        Ok(self.with(|world| steps.iter().map(|step| last(world, *step).unwrap_or(0)).collect()))
     }
 
     async fn carried_out(&mut self, tasks: &[TaskId], actions: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {

@@ -30,7 +30,7 @@ use crate::advance::conformance::random_template;
 const LEASE_MS: u64 = 60_000;
 /// A wait that goes to the due-time table.
 const LATER_MS: u64 = 100_000;
-const LIVES: u64 = 1_500;
+const LIVES: u64 = 2_000;
 
 /// What is left out of the world to see that the checks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ fn whatever_goes_wrong_every_task_comes_to_rest_and_no_invariant_breaks() {
     let seeds = one.map_or(0..number("SIMULATOR_LIVES").unwrap_or(LIVES), |seed| seed..seed + 1);
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in seeds {
-        let (lived, saw) = live(&outside, seed, None, one.is_some());
+        let (lived, saw, _) = live(&outside, seed, None, one.is_some());
         lived.unwrap_or_else(|broken| panic!("{}", said(seed, &broken)));
         for (what, times) in saw {
             *seen.entry(what).or_default() += times;
@@ -94,7 +94,10 @@ fn whatever_goes_wrong_every_task_comes_to_rest_and_no_invariant_breaks() {
 fn a_seed_brings_the_same_life_again() {
     let outside = Outside::new();
     for seed in 0..20 {
-        let life = || live(&outside, seed, None, false).1;
+        let life = || {
+            let (_, seen, story) = live(&outside, seed, None, false);
+            (seen, story)
+        };
         assert_eq!(life(), life(), "seed {seed}");
     }
 }
@@ -133,13 +136,13 @@ fn breaks(mutant: Mutant, invariants: &[&str]) {
     assert!(invariants.contains(&invariant), "{mutant:?} was seen as {invariant}: {why}");
 }
 
-type Lived = (Result<(), Broken>, BTreeMap<&'static str, usize>);
+/// How a life ended, how often what happened in it, and what was told of its tasks.
+type Lived = (Result<(), Broken>, BTreeMap<&'static str, usize>, String);
 
 fn said(seed: u64, (invariant, why): &Broken) -> String {
     format!("{invariant} does not hold: {why}\nThe same life again: SIMULATOR_SEED={seed} cargo nextest run simulator")
 }
 
-/// Lives one life; answers how it ended and how often what happened.
 fn live(outside: &Outside, seed: u64, mutant: Option<Mutant>, is_told: bool) -> Lived {
     let _entered = outside.runtime.enter();
     let template = random_template(&mut StdRng::seed_from_u64(seed));
@@ -147,6 +150,5 @@ fn live(outside: &Outside, seed: u64, mutant: Option<Mutant>, is_told: bool) -> 
     world.is_told = is_told;
     let mut life = Life::begin(outside, world);
     let lived = life.live();
-    let seen = life.memory.with(|world| std::mem::take(&mut world.seen));
-    (lived, seen)
+    life.memory.with(|world| (lived, std::mem::take(&mut world.seen), world.story()))
 }

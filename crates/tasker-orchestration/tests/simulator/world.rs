@@ -240,6 +240,13 @@ impl World {
         self.attempts.range((id, step, 0)..=(id, step, u32::MAX))
     }
 
+    /// What another life of the same seed must tell, too.
+    pub(super) fn story(&self) -> String {
+        let told =
+            self.history.iter().flat_map(|(id, told)| told.iter().map(move |told| (id, told.cause, &told.moves)));
+        format!("{} {} {:?}", self.now.0, self.last_transaction, told.collect::<Vec<_>>())
+    }
+
     /// All or nothing, and then the invariants.
     pub(super) fn commit(&mut self, changes: Vec<Change>) {
         let mut touched = BTreeSet::new();
