@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 pub(super) mod server;
+mod templates;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -27,6 +28,8 @@ use tasker_shared::store::templates::Templates;
 use tasker_shared::store::{from_sql, queries, reports, tasks};
 use tasker_shared::testing::TestDatabase;
 use uuid::Uuid;
+
+pub(crate) use templates::random_template;
 
 const LEASE: Duration = Duration::from_secs(60);
 /// A wait that goes to the due-time table.
@@ -127,22 +130,8 @@ async fn a_claim_that_was_given_back_after_a_failure_is_reported_on_in_the_serve
 
 #[tokio::test]
 async fn a_step_that_is_enqueued_and_cancelled_by_reports_of_one_batch_gets_no_ticket() {
-    let once = json!({"max_attempts": 1, "backoff": "none"});
-    let batches = json!({"batch_size": 1, "parallelism": 2, "cursor_field": "id", "failure_strategy": "fail_fast"});
-    let mut lives = Lives::of_steps(json!([
-        {"name": "b", "type": "batchable", "handler": "h", "batch_config": batches},
-        {"name": "w", "type": "batch_worker", "handler": "h", "dependencies": ["b"], "retry": once},
-        {"name": "c", "type": "deferred", "handler": "h", "dependencies": ["w"]}
-    ]))
-    .await;
-    lives.claim(3, LEASE).await;
-    let open = std::mem::take(&mut lives.open);
-    let mut splits: Vec<Report> = open.into_iter().map(|claim| lives.report(claim, Outcome::Success)).collect();
-    for split in &mut splits {
-        let ReportedOutcome::Success { follows, .. } = &mut split.outcome else { unreachable!("it succeeds") };
-        *follows = Follows::Batches { worker: StepIndex(1), count: 3 };
-    }
-    lives.report_here(splits).await;
+    let mut lives = Lives::of_steps(batches_that_fail_as_a_whole()).await;
+    lives.split(3).await;
     // Two of three batches run. The first one's end lets the third one run, and the second one's failure cancels it.
     lives.claim(6, LEASE).await;
     for task in lives.twins.keys().copied().collect::<Vec<_>>() {
@@ -159,6 +148,40 @@ async fn a_step_that_is_enqueued_and_cancelled_by_reports_of_one_batch_gets_no_t
         }
         assert_eq!(lives.twins[&task].state(), TaskState::BlockedByFailures);
     }
+}
+
+#[tokio::test]
+async fn a_cancelled_batch_worker_that_had_reported_is_taken_up_again_with_the_next_number() {
+    let mut lives = Lives::of_steps(batches_that_fail_as_a_whole()).await;
+    lives.split(2).await;
+    lives.claim(6, LEASE).await;
+    let task = *lives.twins.keys().next().unwrap();
+    let mine: Vec<Claim> = lives.open.iter().filter(|claim| claim.task == task).cloned().collect();
+    let failed = mine[1].step;
+    let reports =
+        vec![lives.report(mine[0].clone(), Outcome::Success), lives.report(mine[1].clone(), Outcome::Permanent)];
+    // The first one is stored and its message waits; the second one's failure cancels it.
+    lives.store(reports[..1].to_vec()).await;
+    lives.report_here(reports[1..].to_vec()).await;
+    assert_eq!(lives.twins[&task].step(mine[0].step), Some(StepState::Cancelled));
+    lives.command(task, Event::StepReset { step: failed }).await;
+    lives.open.clear();
+    lives.claim(6, LEASE).await;
+    assert_eq!(lives.open.iter().map(|claim| claim.attempt).collect::<Vec<_>>(), [2, 2]);
+    lives.report_all(Outcome::Success).await;
+    lives.claim(6, LEASE).await;
+    lives.report_all(Outcome::Success).await;
+    assert_eq!(lives.twins[&task].state(), TaskState::Complete);
+}
+
+fn batches_that_fail_as_a_whole() -> serde_json::Value {
+    let once = json!({"max_attempts": 1, "backoff": "none"});
+    let batches = json!({"batch_size": 1, "parallelism": 2, "cursor_field": "id", "failure_strategy": "fail_fast"});
+    json!([
+        {"name": "b", "type": "batchable", "handler": "h", "batch_config": batches},
+        {"name": "w", "type": "batch_worker", "handler": "h", "dependencies": ["b"], "retry": once},
+        {"name": "c", "type": "deferred", "handler": "h", "dependencies": ["w"]}
+    ])
 }
 
 /// What a handler may come to.
@@ -333,6 +356,18 @@ impl Lives {
         }
     }
 
+    /// Every task's first step is split into so many batches.
+    async fn split(&mut self, count: u32) {
+        self.claim(3, LEASE).await;
+        let open = std::mem::take(&mut self.open);
+        let mut splits: Vec<Report> = open.into_iter().map(|claim| self.report(claim, Outcome::Success)).collect();
+        for split in &mut splits {
+            let ReportedOutcome::Success { follows, .. } = &mut split.outcome else { unreachable!("it succeeds") };
+            *follows = Follows::Batches { worker: StepIndex(1), count };
+        }
+        self.report_here(splits).await;
+    }
+
     async fn report_all(&mut self, outcome: Outcome) {
         let open = std::mem::take(&mut self.open);
         let reports = open.into_iter().map(|claim| self.report(claim, outcome)).collect();
@@ -459,11 +494,25 @@ impl Lives {
         let mut events: Vec<_> = self.stored.iter().filter(|(of, _)| *of == task).cloned().collect();
         // All of them ended at the same moment: the order of their steps decides.
         events.sort_by_key(step);
+        if event != Event::Cancelled {
+            events.extend(self.counted(task).await);
+        }
         events.push((task, event.clone()));
         let answer = self.a_server().command(task, event.clone()).await;
         let last = self.committed(events).await;
         // An action on a step that changes nothing is refused, a second cancel is not.
         assert_eq!(answer.unwrap_or(false), last.is_some_and(|decision| !decision.is_empty()), "{event:?}");
+    }
+
+    /// The attempts that are stored of each step: they count where it is cancelled.
+    async fn counted(&self, task: TaskId) -> Vec<(TaskId, Event)> {
+        let counts = "SELECT step, max(attempt) FROM tasker.attempts WHERE task_uuid = $1 GROUP BY step ORDER BY step";
+        let counts = sqlx::query_as(counts).bind(task.uuid()).fetch_all(&self.db.pool).await.unwrap();
+        let number = |column: i32| u32::try_from(column).unwrap();
+        let counted = counts.into_iter().map(|(step, attempts): (i32, i32)| {
+            (task, Event::Counted { step: StepIndex(number(step)), attempts: number(attempts) })
+        });
+        counted.collect()
     }
 
     /// The events happen in memory, at the moment of the commit; then both are compared. Answers with what was
@@ -564,51 +613,4 @@ fn admit(twin: &mut Task, stored: &Task) -> Option<String> {
         adopt(twin, &decision, stored);
     }
     (!held.is_empty()).then(|| "Admitted".to_owned())
-}
-
-/// A graph of a few steps, some of which are decisions, wait for what was created, or are split.
-pub(crate) fn random_template(rng: &mut StdRng) -> Template {
-    let count = rng.random_range(1..9);
-    let plain = rng.random_bool(0.3);
-    let mut parents: Vec<Vec<String>> = Vec::new();
-    for at in 0..count {
-        parents.push((0..at).filter(|_| rng.random_bool(0.4)).map(|at| format!("s{at}")).collect());
-    }
-    let mut steps = Vec::new();
-    for at in 0..count {
-        let name = format!("s{at}");
-        let has_children = parents.iter().any(|parents| parents.contains(&name));
-        // Some are decisions, wait for what was created, or are split.
-        let kind = match rng.random_range(0..6) {
-            _ if plain => "standard",
-            0 if has_children => "decision",
-            1 if at > 0 => "deferred",
-            2 => "batchable",
-            _ => "standard",
-        };
-        let retry = json!({"max_attempts": rng.random_range(1..4), "backoff": "none", "max_backoff_ms": LATER_MS * 2});
-        let mut step = json!({"name": name, "type": kind, "handler": "h", "dependencies": parents[at], "retry": retry.clone(),
-                   "uses": uses(rng)});
-        if kind == "batchable" {
-            let strategy = ["continue_on_failure", "fail_fast", "isolate"][rng.random_range(0..3)];
-            step["batch_config"] = json!({"batch_size": 1, "parallelism": rng.random_range(1..3), "cursor_field": "id",
-                                          "failure_strategy": strategy});
-            let (worker, convergence) = (format!("w{at}"), format!("c{at}"));
-            steps.push(json!({"name": worker, "type": "batch_worker", "handler": "h", "dependencies": [name],
-                              "retry": retry, "uses": uses(rng)}));
-            steps.push(json!({"name": convergence, "type": "deferred", "handler": "h", "dependencies": [worker]}));
-        }
-        steps.push(step);
-    }
-    let document = json!({"name": "lives", "namespace_name": "test", "version": "1.0.0", "steps": steps});
-    template::from_json(&document, None).unwrap().0
-}
-
-/// Now and then a resource, or two.
-fn uses(rng: &mut StdRng) -> &'static [&'static str] {
-    match rng.random_range(0..8) {
-        0 => &["shop"],
-        1 => &["shop", "bank"],
-        _ => &[],
-    }
 }
