@@ -158,8 +158,7 @@ async fn a_cancelled_batch_worker_that_had_reported_is_taken_up_again_with_the_n
     let task = *lives.twins.keys().next().unwrap();
     let mine: Vec<Claim> = lives.open.iter().filter(|claim| claim.task == task).cloned().collect();
     let failed = mine[1].step;
-    let reports =
-        vec![lives.report(mine[0].clone(), Outcome::Success), lives.report(mine[1].clone(), Outcome::Permanent)];
+    let reports = [lives.report(mine[0].clone(), Outcome::Success), lives.report(mine[1].clone(), Outcome::Permanent)];
     // The first one is stored and its message waits; the second one's failure cancels it.
     lives.store(reports[..1].to_vec()).await;
     lives.report_here(reports[1..].to_vec()).await;
