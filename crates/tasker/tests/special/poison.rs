@@ -97,7 +97,7 @@ async fn ask_for(poisons: &'static [Poison], client: &Client) -> BTreeMap<Uuid, 
         );
         client.register_template(&RegisterRequest::Yaml(template)).await.unwrap();
         for _ in 0..OF_EACH {
-            let task = client.create_task(&TaskRequest::new("faults", &format!("apart_{way}"))).await.unwrap();
+            let task = client.create_task(&TaskRequest::new("faults", format!("apart_{way}"))).await.unwrap();
             poisoned.insert(task.task_uuid, poison);
         }
     }

@@ -32,7 +32,7 @@ pub(crate) struct World {
     /// Settings of every process.
     pub(crate) settings: Vec<(String, String)>,
     /// The client's log: each key that was asked for with the task it was answered with.
-    pub(crate) answered: Vec<(load::Order, Uuid)>,
+    pub(crate) answered: Vec<(Order, Uuid)>,
     /// The database's clock is not to be trusted about how long something took.
     pub(crate) clock_jumps: bool,
     started: u32,
