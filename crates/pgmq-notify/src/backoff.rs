@@ -18,6 +18,11 @@ impl Backoff {
         self.failures = 0;
     }
 
+    /// Whether this is the first failure since the last reset: an outage is worth one line.
+    pub(crate) fn is_first(&self) -> bool {
+        self.failures == 0
+    }
+
     pub(crate) fn next(&mut self) -> Duration {
         let pause = SHORTEST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures += 1;

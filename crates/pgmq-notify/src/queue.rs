@@ -236,7 +236,7 @@ pub async fn next_vt_ms(conn: &mut PgConnection, queues: &[QueueName]) -> Result
 }
 
 /// Brings times back into reach that a jump of the database's clock has moved away: a lease longer than `max_lease`
-/// counts as expired, a delay longer than `max_delay` starts again at that length. Returns how many there were.
+/// counts as expired, a delay that ends further away than `max_delay` starts again. Returns how many there were.
 ///
 /// # Errors
 /// What the database says.

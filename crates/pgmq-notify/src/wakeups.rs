@@ -116,7 +116,9 @@ impl Wakeups {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 error = self.listen(&options, &mut backoff) => {
-                    warn!(error = &error as &dyn std::error::Error, "wake-ups can't be received; polling goes on");
+                    if backoff.is_first() {
+                        warn!(error = &error as &dyn std::error::Error, "wake-ups can't be received; polling goes on");
+                    }
                 }
             }
             tokio::select! {

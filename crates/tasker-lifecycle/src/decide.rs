@@ -48,6 +48,10 @@ pub fn decide(task: &Task, event: &Event, now: Timestamp) -> Result<Decision, Re
             next.state_of(step)?;
             next.parked(step, nonce);
         }
+        Event::Counted { step, attempts } => {
+            next.state_of(step)?;
+            next.counted(step, attempts);
+        }
         Event::Cancelled => next.cancelled()?,
         Event::Expired if task.state().is_terminal() => {}
         Event::Expired => next.end(TaskState::Error),
@@ -185,6 +189,16 @@ impl Next<'_> {
         }
         self.decision.effects.push(Effect::Withdraw { step, holder: live.holder });
         self.hold(step, live.attempts, live.limit);
+    }
+
+    /// A cancelled batch worker stays what it is. Taken up again it has a whole budget from there.
+    fn counted(&mut self, step: StepIndex, attempts: u32) {
+        let is_open = self.state(step) == StepState::Cancelled && !self.task.state().is_terminal();
+        if is_open && attempts > self.task.attempts(step) {
+            let budget = self.task.template().step(self.task.pattern(step)).retry.max_attempts.max(1);
+            let limit = Some(attempts.saturating_add(budget));
+            self.transition(step, StepState::Cancelled, attempts, limit, None);
+        }
     }
 
     fn cancelled(&mut self) -> Result<(), Refused> {

@@ -46,6 +46,14 @@ pub enum Event {
         /// The random part of that ticket's token.
         nonce: Nonce,
     },
+    /// So many attempts are stored of a step that was cancelled while its worker ran. Whoever takes it up again must
+    /// not use their numbers.
+    Counted {
+        /// The cancelled step.
+        step: StepIndex,
+        /// The last one's number.
+        attempts: u32,
+    },
     /// Somebody cancelled the task.
     Cancelled,
     /// The task has passed a bound of its life, and its template says that it ends in error then.
@@ -242,7 +250,7 @@ impl Event {
     pub const fn cause(&self) -> Cause {
         match self {
             Self::Started => Cause::Started,
-            Self::Reported { .. } => Cause::Reported,
+            Self::Reported { .. } | Self::Counted { .. } => Cause::Reported,
             Self::Due { .. } => Cause::Due,
             Self::Admitted { .. } => Cause::Admitted,
             Self::Parked { .. } => Cause::Parked,

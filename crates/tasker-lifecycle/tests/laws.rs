@@ -114,6 +114,7 @@ fn check_rest(world: &World) {
             Event::Started,
             Event::Cancelled,
             Event::Expired,
+            Event::Counted { step, attempts: 9 },
             Event::StepReset { step },
             Event::StepResolved { step },
             Event::StepCompleted { step, follows: Follows::Nothing },

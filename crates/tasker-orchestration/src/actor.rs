@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pgmq_notify::{PollTimer, Wake};
@@ -202,7 +203,7 @@ impl<A: Actor, D: Database> Body<A, D> {
         let mut stack = vec![events];
         while let Some(mut events) = stack.pop() {
             let mut again = false;
-            let mut pause = Pause::default();
+            let mut pause = Pause::new(&self.parts.refused);
             let outcome = loop {
                 match self.transaction(Work::Inbox { events: &events, again }).await {
                     Err(error) if error.is_transient() => {
@@ -235,11 +236,12 @@ impl<A: Actor, D: Database> Body<A, D> {
     /// Handles the source until it is empty.
     pub(crate) async fn drain_source(&self, signal: &mut impl Signal) {
         let mut max = self.actor.batch_max();
-        let mut pause = Pause::default();
+        let mut pause = Pause::new(&self.parts.refused);
         let mut found = false;
         loop {
             match self.transaction(Work::Source(max)).await {
                 Ok(handled) => {
+                    pause.reset();
                     self.actor.committed(handled.after, Vec::new());
                     found |= handled.taken > 0;
                     if handled.taken < max || self.parts.must_give_up() {
@@ -297,23 +299,44 @@ impl<A: Actor, D: Database> Body<A, D> {
 }
 
 /// Growing, jittered waits between tries.
-#[derive(Debug, Default)]
-struct Pause {
+#[derive(Debug)]
+struct Pause<'a> {
     tries: u32,
+    /// How many actors are refused again and again; we are counted from our `TELLING`th try on.
+    refused: &'a AtomicUsize,
 }
 
-impl Pause {
+impl<'a> Pause<'a> {
     const FIRST_MS: u64 = 5;
     const LONGEST_MS: u64 = 1000;
+    /// A deadlock or one lost connection is normal; only what lasts is worth a line, once, and a word in the health.
+    const TELLING: u32 = 4;
+
+    fn new(refused: &'a AtomicUsize) -> Self {
+        Self { tries: 0, refused }
+    }
 
     async fn sleep(&mut self, database: &impl Database, error: &StoreError, actor: &'static str) {
-        // A deadlock or one lost connection is normal; only what lasts is worth a line, once.
-        if self.tries == 3 {
-            tracing::warn!(actor, %error, "the database refuses again and again; trying on");
-        }
         let longest = (Self::FIRST_MS << self.tries.min(8)).min(Self::LONGEST_MS);
         self.tries += 1;
+        if self.tries == Self::TELLING {
+            tracing::warn!(actor, %error, "the database refuses again and again; trying on");
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
         let ms = longest / 2 + rand::random::<u64>() % (longest / 2 + 1);
         database.pause(Duration::from_millis(ms)).await;
+    }
+
+    /// It worked.
+    fn reset(&mut self) {
+        if std::mem::take(&mut self.tries) >= Self::TELLING {
+            self.refused.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.reset();
     }
 }

@@ -124,7 +124,8 @@ impl Advance {
                 self.writes.withdraw(Token { queue, msg_id, read_ct: 0, nonce: nonce.0 });
             }
             Effect::Withdraw { step, holder: Holder::Due { .. } } => self.writes.unschedule(task, step),
-            Effect::Withdraw { holder: Holder::None, .. } => {}
+            // Its ticket was to be sent by this same batch.
+            Effect::Withdraw { step, holder: Holder::None } => self.wanted.retain(|w| (w.at, w.step) != (at, step)),
             Effect::DeadLetter { step, reason } => {
                 let attempt = snapshot.task.attempts(step);
                 self.writes.dead_letter(dead_letters::Filing { task, step, attempt, reason });
@@ -137,11 +138,8 @@ impl Advance {
 
     /// A step that a resource holds may have room now; the next settling tells.
     pub(crate) fn ask_again(&mut self, held: HeldStep) {
-        let Some(&at) = self.by_id.get(&held.task) else { return };
-        let task = &self.tasks[at].snapshot.task;
-        // Whatever ended its wait meanwhile took its row, too.
-        if task.live(held.step).holder == (Holder::Due { nonce: held.nonce }) {
-            self.uses.ask_again(task, held);
+        if let Some(&at) = self.by_id.get(&held.task) {
+            self.uses.ask_again(&self.tasks[at].snapshot.task, held);
         }
     }
 
@@ -168,6 +166,10 @@ impl Advance {
 
     /// Lets held steps through where there is room, and keeps the others.
     async fn admit(&mut self, conn: &mut impl Session) -> Result<(), StoreError> {
+        let (tasks, by_id) = (&self.tasks, &self.by_id);
+        self.uses.keep(|task, step, nonce| {
+            by_id.get(&task).is_some_and(|at| tasks[*at].snapshot.task.live(step).holder == (Holder::Due { nonce }))
+        });
         for answer in self.uses.answers(conn, self.now).await? {
             match answer {
                 Answer::Admitted(asked) => {
@@ -221,7 +223,7 @@ impl Advance {
         let body = serde_json::to_string(&body).expect("uuids and numbers always encode");
         let ticket = Outgoing::new(queue.clone(), msg_id, body);
         let template = snapshot.task.template();
-        let handler = &template.step(snapshot.task.pattern(want.step)).handler.callable;
+        let handler = &template.step(snapshot.task.pattern(want.step)).handler;
         let slot = local.filter(|_| want.delay_ms == 0).and_then(|local| local.reserve(queue, handler));
         let (Some(slot), Some(local)) = (slot, local) else {
             self.writes.ticket(ticket.delayed(Duration::from_millis(want.delay_ms)));
@@ -364,4 +366,8 @@ pub(crate) async fn snapshots(
 
 #[cfg(test)]
 #[path = "../tests/conformance/mod.rs"]
-mod conformance;
+pub(crate) mod conformance;
+
+#[cfg(test)]
+#[path = "../tests/interleavings/mod.rs"]
+mod interleavings;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::RwLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pgmq_notify::{Channel, IdBlocks, Notifier, PollTimer, QueueName, Wakeups};
@@ -59,6 +59,8 @@ pub(crate) struct Parts {
     filed: mpsc::Sender<EntriesFiled>,
     /// The database's clock minus ours, in microseconds.
     clock_offset: AtomicI64,
+    /// How many actors the database refuses again and again.
+    pub(crate) refused: AtomicUsize,
     stop: CancellationToken,
     /// Milliseconds after `started` at which draining ends; `u64::MAX` while running.
     drain_until: AtomicU64,
@@ -137,6 +139,8 @@ pub struct Running {
 pub struct Health {
     /// Whether the database answered just now.
     pub database: bool,
+    /// Whether it has refused to store something for a while, as it does when its disk is full.
+    pub refuses: bool,
     /// Requests that wait to become tasks.
     pub requests_waiting: usize,
     /// Commands that wait.
@@ -164,9 +168,8 @@ impl Engine {
         let clock_offset = store::clock_offset(&mut conn).await?;
         let queues = queues::all(&mut conn).await?.into_iter().collect();
         drop(conn);
-        let (parts, filed) = Parts::new(config, pool, metrics, (wakeups, notifier), local);
+        let (parts, filed) = Parts::new(config, pool, metrics, (wakeups, notifier), local, queues);
         parts.clock_offset.store(clock_offset, Ordering::Relaxed);
-        *parts.queues.write().expect("no panic while held") = queues;
         Ok(Self::spawn(parts, filed))
     }
 
@@ -286,6 +289,7 @@ impl Engine {
         Health {
             database: failed.is_some(),
             failed_resources: failed.unwrap_or_default(),
+            refuses: self.parts.refused.load(Ordering::Relaxed) > 0,
             requests_waiting: waiting(self.requests.capacity(), self.requests.max_capacity()),
             commands_waiting: waiting(self.commands.capacity(), self.commands.max_capacity()),
         }
@@ -323,13 +327,14 @@ impl Engine {
 }
 
 impl Parts {
-    /// The parts of a server that knows no queue yet, and the finalizer's inbox.
+    /// The parts of a server that knows these ticket queues, and the finalizer's inbox.
     pub(crate) fn new(
         config: Arc<Config>,
         pool: PgPool,
         metrics: Arc<Metrics>,
         (wakeups, notifier): (Wakeups, Notifier),
         local: Option<LocalWorker>,
+        queues: BTreeSet<QueueName>,
     ) -> (Arc<Self>, mpsc::Receiver<EntriesFiled>) {
         let (filed, filed_inbox) = mpsc::channel(1);
         let parts = Self {
@@ -342,6 +347,7 @@ impl Parts {
             doorbell: Doorbell::default(),
             database: DatabaseBreaker::default(),
             stop: CancellationToken::new(),
+            refused: AtomicUsize::new(0),
             drain_until: AtomicU64::new(u64::MAX),
             started: Instant::now(),
             config,
@@ -350,7 +356,7 @@ impl Parts {
             metrics,
             notifier,
             wakeups,
-            queues: RwLock::default(),
+            queues: RwLock::new(queues),
             filed,
             clock_offset: AtomicI64::new(0),
         };

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use tasker_lifecycle::{Event, Refused, StepIndex, TaskId};
+use pgmq_notify::QueueName;
+use tasker_lifecycle::{Event, Refused, StepIndex, StepState, Task, TaskId};
+use tasker_shared::messages::{STEP_RESULTS, TASK_REQUESTS};
 use tasker_shared::store::StoreError;
 use tasker_shared::store::resources::{Gate, HeldStep, ResourceKey};
 use tasker_shared::store::staleness::Stale;
@@ -149,6 +151,7 @@ impl StepEnqueuer {
                 tracing::warn!(%task, %refused, "a stored attempt that never could apply");
             }
         }
+        count_cancelled(conn, &mut advance, commands).await?;
         advance.settle(conn, &self.parts).await?;
         let mut answers = Vec::with_capacity(commands.len());
         for command in commands {
@@ -198,8 +201,7 @@ impl StepEnqueuer {
     /// Held steps that may have room, up to `max` for each resource, and in how many milliseconds a resource may be
     /// probed that is open now.
     async fn asks(&self, conn: &mut impl Session, max: usize) -> Result<(Vec<HeldStep>, Option<u64>), StoreError> {
-        let gates = conn.holding().await?;
-        let now = self.parts.now();
+        let (gates, now) = conn.holding().await?;
         let opens = gates.iter().filter_map(|(_, gate)| gate.resource.opens_in(now)).min();
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let room = |gate: Gate| gate.resource.room(gate.in_flight, now).min(max);
@@ -240,14 +242,15 @@ impl StepEnqueuer {
             conn.ensure_partitions().await?;
             conn.delete_checkpoints(CHECKPOINTS).await?;
         }
-        let queues = self.parts.queues();
+        let mut queues = self.parts.queues();
+        queues.extend([STEP_RESULTS, TASK_REQUESTS].map(|name| QueueName::new(name).expect("a valid queue name")));
         let queue = &self.parts.config.queue;
         let longest_delay = tasker_lifecycle::MAX_TICKET_DELAY_MS;
         let clamped = conn
             .clamp_vt(&queues, Duration::from_millis(queue.max_lease_ms), Duration::from_millis(longest_delay))
             .await?;
         if clamped > 0 {
-            tracing::warn!(clamped, "tickets were hidden for longer than any lease; the clock must have jumped");
+            tracing::warn!(clamped, "messages were hidden for longer than any lease; the clock must have jumped");
         }
         let (found, last) = conn.undecided(after, SWEEP_PAGE, UNDECIDED_AGE_MS).await?;
         if !found.is_empty() {
@@ -282,6 +285,31 @@ async fn done_before(conn: &mut impl Session, ids: &[TaskId], commands: &[Comman
     let repairs = commands.iter().filter_map(|command| command.ordered.repair.as_ref());
     let wanted: Vec<Uuid> = repairs.map(|repair| repair.action).collect();
     if wanted.is_empty() { Ok(wanted) } else { conn.carried_out(ids, &wanted).await }
+}
+
+/// A batch worker that was cancelled with its batch may have been reported on before it knew. An action that takes it
+/// up again must not use the numbers of those attempts.
+async fn count_cancelled(
+    conn: &mut impl Session,
+    advance: &mut Advance,
+    commands: &[Command],
+) -> Result<(), StoreError> {
+    let repaired: BTreeSet<TaskId> = commands.iter().filter(|c| c.ordered.repair.is_some()).map(|c| c.task).collect();
+    let live = repaired.iter().filter_map(|task| advance.snapshot(*task)).filter(|s| !s.task.state().is_terminal());
+    let cancelled: Vec<(TaskId, StepIndex)> = live.flat_map(|snapshot| cancelled(&snapshot.task)).collect();
+    if cancelled.is_empty() {
+        return Ok(());
+    }
+    let attempts = conn.attempts_of(&cancelled).await?;
+    for ((task, step), attempts) in cancelled.into_iter().zip(attempts) {
+        advance.event(task, &Event::Counted { step, attempts }).expect("the task has this step");
+    }
+    Ok(())
+}
+
+fn cancelled(task: &Task) -> impl Iterator<Item = (TaskId, StepIndex)> + '_ {
+    let cancelled = task.steps().iter().enumerate().filter(|(_, state)| **state == StepState::Cancelled);
+    cancelled.map(|(at, _)| (task.id(), StepIndex::from(at)))
 }
 
 fn carry_out(advance: &mut Advance, command: &Command) -> Result<bool, CommandError> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use chrono::{DateTime, Utc};
 use tasker_client::types::{AttemptError, Explanation, StepExplanation, StepReason, WaitedFor};
 use tasker_lifecycle::resource::Breaker;
+use tasker_lifecycle::template::HandlerRef;
 use tasker_lifecycle::{Batch, Expansion, Holder, StepIndex, StepState, Task, TaskState};
 use tasker_shared::messages::StepFailure;
 use tasker_shared::store::queries::{Failed, TicketFact};
@@ -23,7 +24,7 @@ pub(crate) struct Facts {
     pub(crate) tickets: HashMap<StepIndex, TicketFact>,
     /// The queue of each step that is held by a ticket.
     pub(crate) queues: HashMap<StepIndex, String>,
-    /// Live workers by queue and handler.
+    /// Live workers by queue and handler, also by what it takes to find a handler (see [`parts`]).
     pub(crate) able: HashMap<(String, String), Able>,
     pub(crate) failures: HashMap<StepIndex, Failed>,
     /// The resources of the task's namespace, by name.
@@ -113,7 +114,7 @@ fn of_step(task: &Task, facts: &Facts, step: StepIndex, roots: &[BTreeSet<StepIn
         current_state: task.steps()[step.at()],
         code: StepReason::Reported,
         message: String::new(),
-        handler: declared.handler.callable.clone(),
+        handler: declared.handler.to_string(),
         attempts: task.attempts(step).max(begun),
         max_attempts: task.limit(step),
         waits_for: Vec::new(),
@@ -250,13 +251,36 @@ fn live(task: &Task, facts: &Facts, step: StepIndex, said: &mut StepExplanation)
         let message = format!("a worker has claimed it, at least until {}", time(ticket.visible_at));
         return set(said, StepReason::Claimed, message);
     }
-    waiting(facts.now, (ticket, claimed, hidden), able, said);
+    let unknown = unknown(facts, &task.template().step(task.pattern(step)).handler, said);
+    waiting(facts.now, (ticket, claimed, hidden), (able, &unknown), said);
+}
+
+/// What workers announce that have a part of what it takes to run a step with this handler: the handler whatever its
+/// methods, and the resolver.
+pub(crate) fn parts(handler: &HandlerRef) -> impl Iterator<Item = String> {
+    let plain = handler.method.as_ref().map(|_| handler.callable.clone());
+    plain.into_iter().chain(handler.resolver.as_ref().map(|resolver| format!("@{resolver}")))
+}
+
+/// What live workers lack that know no such handler.
+fn unknown(facts: &Facts, handler: &HandlerRef, said: &StepExplanation) -> String {
+    let queue = said.queue.clone().unwrap_or_default();
+    let known = |name: String| facts.able.get(&(queue.clone(), name)).is_some_and(|able| able.handler > 0);
+    match (&handler.resolver, &handler.method) {
+        (Some(resolver), _) if !known(format!("@{resolver}")) => {
+            format!("no live worker has the resolver {resolver} of its handler {handler}")
+        }
+        (None, Some(method)) if known(handler.callable.clone()) => {
+            format!("the handler {} of live workers has no method {method}", handler.callable)
+        }
+        _ => format!("no live worker knows its handler {handler}"),
+    }
 }
 
 fn waiting(
     now: DateTime<Utc>,
     (ticket, claimed, hidden): (&TicketFact, bool, bool),
-    able: Able,
+    (able, unknown): (Able, &str),
     said: &mut StepExplanation,
 ) {
     let since = if hidden { ticket.sent_at } else { ticket.visible_at.max(ticket.sent_at) };
@@ -270,8 +294,8 @@ fn waiting(
     }
     let handler = &said.handler;
     let why = match (able.handler, able.queue) {
-        (0, 0) => format!("no live worker knows its handler {handler} or claims from {queue}"),
-        (0, _) => format!("no live worker knows its handler {handler}; workers of {queue} give it back"),
+        (0, 0) => format!("{unknown}, and none claims from {queue}"),
+        (0, _) => format!("{unknown}; workers of {queue} give it back"),
         (_, _) => format!("no live worker that knows its handler {handler} claims from {queue}"),
     };
     let claim = if claimed { ", and a claim on it may still run" } else { "" };

@@ -24,4 +24,5 @@ mod watch;
 pub use engine::{Engine, Health, Running};
 pub use errors::{CommandError, CreateError, StartError, Violation};
 pub use requests::Created;
+pub use submit::schema_problems;
 pub use watch::{Watch, Watcher};

@@ -104,8 +104,9 @@ impl ResultProcessor {
         locked.taken.sort_by_key(|position| (reports[*position].claim.task, *position));
         for position in &locked.taken {
             let report = &reports[*position];
-            advance.writes.attempt(report);
             let claim = &report.claim;
+            let decided = advance.snapshot(claim.task).map_or(0, |snapshot| snapshot.task.attempts(claim.step));
+            advance.writes.attempt(report, decided);
             let event = Event::Reported {
                 step: claim.step,
                 attempt: claim.attempt,

@@ -68,6 +68,7 @@ macro_rules! session {
             )+
         }
 
+        #[expect(clippy::needless_question_mark, reason = "the queue's functions fail with an error of their own")]
         impl Session for PgConnection {
             $(
                 async fn $name(&mut self, $($arg: $of),*) -> Result<$answer, StoreError> {
@@ -87,6 +88,7 @@ session! {
     fn load(tasks: &[TaskId], templates: &Templates) -> Vec<Snapshot> { |conn| tasks::load(conn, tasks, templates) }
     fn existing(tasks: &[TaskId]) -> Vec<TaskId> { |conn| tasks::existing(conn, tasks) }
     fn undecided_of(tasks: &[TaskId]) -> Vec<(TaskId, Event)> { |conn| sweep::undecided_of(conn, tasks) }
+    fn attempts_of(steps: &[(TaskId, StepIndex)]) -> Vec<u32> { |conn| sweep::attempts_of(conn, steps) }
     fn carried_out(tasks: &[TaskId], actions: &[Uuid]) -> Vec<Uuid> {
         |conn| actions::carried_out(conn, tasks, actions)
     }
@@ -111,7 +113,7 @@ session! {
         |conn| resources::save(conn, moved, now)
     }
     fn permit(given: &[&Permit], taken_back: &[&Permit]) -> () { |conn| resources::permit(conn, given, taken_back) }
-    fn holding() -> Vec<(ResourceKey, Gate)> { |conn| resources::holding(conn) }
+    fn holding() -> (Vec<(ResourceKey, Gate)>, Timestamp) { |conn| resources::holding(conn) }
     fn held(wanted: &[(ResourceKey, u32)]) -> Vec<HeldStep> { |conn| resources::held(conn, wanted) }
     fn revocable(after: Option<(TaskId, StepIndex)>, limit: i64) -> Vec<(TaskId, StepIndex)> {
         |conn| resources::revocable(conn, after, limit)
@@ -145,3 +147,7 @@ session! {
     }
     fn template(templates: &Templates, hash: &TemplateHash) -> Arc<Template> { |conn| templates.by_hash(conn, hash) }
 }
+
+#[cfg(test)]
+#[path = "../tests/simulator/mod.rs"]
+mod simulator;

@@ -252,7 +252,7 @@ fn asked(request: &TaskRequest) -> String {
 }
 
 /// What is wrong with the template's schemas.
-pub(crate) fn schema_problems(template: &Template) -> Vec<Problem> {
+pub fn schema_problems(template: &Template) -> Vec<Problem> {
     let results = template.steps.iter().enumerate();
     let results =
         results.filter_map(|(at, step)| Some((format!("steps[{at}].result_schema"), step.result_schema.as_ref()?)));

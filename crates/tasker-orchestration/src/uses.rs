@@ -133,6 +133,11 @@ impl Uses {
         self.asked.push(Asked { task: task.id(), step, nonce, keys, holder: Some(key) });
     }
 
+    /// Only what is still held asks: a later event of the same batch may have ended its wait.
+    pub(crate) fn keep(&mut self, is_held: impl Fn(TaskId, StepIndex, Nonce) -> bool) {
+        self.asked.retain(|asked| is_held(asked.task, asked.step, asked.nonce));
+    }
+
     /// Locks what is not locked yet, counts what came back and what attempts say, and answers those who asked, in the
     /// order in which they did. Whoever only just became ready does not overtake those who wait.
     pub(crate) async fn answers(&mut self, conn: &mut impl Session, now: Timestamp) -> Result<Vec<Answer>, StoreError> {

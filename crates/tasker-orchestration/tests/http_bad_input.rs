@@ -6,10 +6,9 @@ mod http_support;
 use std::time::Duration;
 
 use http_support::{Answer, ORDER, Server, order};
-use tasker_shared::testing::{TestDatabase, eventually};
+use tasker_shared::testing::{TestDatabase, eventually, through_a_proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpStream;
 
 /// (body of POST /v1/tasks, status, code, what the answer says)
 fn bodies() -> Vec<(String, u16, &'static str, &'static str)> {
@@ -303,32 +302,4 @@ async fn raw(server: &Server, text: &str) -> String {
     let mut answer = Vec::new();
     tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
     String::from_utf8(answer).unwrap()
-}
-
-/// The same database behind a way that can be cut.
-async fn through_a_proxy(url: &str) -> (String, CancellationToken) {
-    let (head, rest) = url.rsplit_once('@').unwrap();
-    let (address, database) = rest.split_once('/').unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let proxied = format!("{head}@{}/{database}", listener.local_addr().unwrap());
-    let (address, cut) = (address.to_owned(), CancellationToken::new());
-    let token = cut.clone();
-    tokio::spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = token.cancelled() => return,
-            };
-            let (mut near, _) = accepted.unwrap();
-            let mut far = TcpStream::connect(&address).await.unwrap();
-            let token = token.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                    () = token.cancelled() => {}
-                }
-            });
-        }
-    });
-    (proxied, cut)
 }

@@ -4,7 +4,7 @@
 mod http_support;
 
 use http_support::{ORDER, Server, failure, order, success};
-use tasker_client::types::{StepExplanation, StepReason, StepState};
+use tasker_client::types::{StepExplanation, StepReason, StepState, TaskRequest};
 use tasker_shared::store::workers::{self, Announcement};
 use uuid::Uuid;
 
@@ -61,6 +61,39 @@ async fn a_step_is_explained_from_its_ticket_to_its_end() {
             .status,
         404
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_step_whose_method_or_resolver_no_live_worker_has_says_which() {
+    let server = Server::start().await;
+    let handler = "handler: {callable: reserve, METHOD resolver: null}";
+    let template = ORDER.replace("handler: {callable: reserve}", handler);
+    server.register(&template.replace("METHOD", "method: twice,")).await.unwrap();
+    let resolved = template.replace("METHOD resolver: null", "resolver: tenants").replace("1.0.0", "1.1.0");
+    server.register(&resolved).await.unwrap();
+    let task = async |version: &str| {
+        let request = TaskRequest { version: Some(version.to_owned()), ..order() };
+        server.client.create_task(&request).await.unwrap().task_uuid
+    };
+    let (twice, tenants) = (task("1.0.0").await, task("1.1.0").await);
+    announce(&server, 1, &["worker_shop_queue"], &["reserve", "charge"]).await;
+    let explained = step(&server, twice, "reserve").await;
+    assert_eq!((explained.code, explained.handler.as_str()), (StepReason::NoLiveWorker, "reserve#twice"));
+    let said = "the handler reserve of live workers has no method twice; workers of worker_shop_queue give it back";
+    assert!(explained.message.starts_with(said), "{}", explained.message);
+    let explained = step(&server, tenants, "reserve").await;
+    assert_eq!((explained.code, explained.handler.as_str()), (StepReason::NoLiveWorker, "reserve@tenants"));
+    let said = "no live worker has the resolver tenants of its handler reserve@tenants; workers of worker_shop_queue";
+    assert!(explained.message.starts_with(said), "{}", explained.message);
+
+    announce(&server, 1, &["worker_shop_queue"], &["@tenants", "reserve", "reserve#twice"]).await;
+    assert_eq!(step(&server, twice, "reserve").await.code, StepReason::WaitingForWorker);
+    let explained = step(&server, tenants, "reserve").await;
+    let said = "no live worker knows its handler reserve@tenants; workers of worker_shop_queue";
+    assert!(explained.message.starts_with(said), "the resolver is there and does not know it: {}", explained.message);
+    let named = server.get("/v1/handlers/shop/reserve%23twice").await.json();
+    assert_eq!(named["handlers"][0]["workers"][0], "worker-1");
     server.stop().await;
 }
 

@@ -5,11 +5,12 @@
 //! crash loses nothing.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use pgmq_notify::QueueName;
-use tasker_lifecycle::template::Template;
+use tasker_lifecycle::template::{HandlerRef, Template};
 use tasker_lifecycle::{Shape, TaskId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -32,39 +33,47 @@ pub struct LocalClaim {
     pub claimed: Instant,
 }
 
+/// Whether a worker can run what a step calls for.
+pub type Knows = Arc<dyn Fn(&HandlerRef) -> bool + Send + Sync>;
+
 /// The worker, as the server in the same process sees it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LocalWorker {
     slots: Arc<Semaphore>,
     queues: Arc<RwLock<HashSet<QueueName>>>,
-    handlers: Arc<HashSet<String>>,
+    knows: Knows,
     claims: mpsc::Sender<LocalClaim>,
     payloads: Arc<Payloads>,
     subscribers: Subscribers,
     lease_ms: u64,
 }
 
+impl fmt::Debug for LocalWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalWorker").field("slots", &self.slots).field("queues", &self.queues).finish_non_exhaustive()
+    }
+}
+
 impl LocalWorker {
-    /// A worker that runs `handlers` for tickets of `queues`, which it keeps up to date. `claims` must hold as many claims as there are slots.
+    /// A worker that runs what it `knows` for tickets of `queues`, which it keeps up to date. `claims` must hold as many claims as there are slots.
     #[must_use]
     pub fn new(
         slots: Arc<Semaphore>,
         queues: Arc<RwLock<HashSet<QueueName>>>,
-        handlers: HashSet<String>,
+        knows: Knows,
         claims: mpsc::Sender<LocalClaim>,
         payloads: Arc<Payloads>,
         subscribers: Subscribers,
         lease_ms: u64,
     ) -> Self {
-        let handlers = Arc::new(handlers);
-        Self { slots, queues, handlers, claims, payloads, subscribers, lease_ms }
+        Self { slots, queues, knows, claims, payloads, subscribers, lease_ms }
     }
 
     /// A free slot for a step with this queue and handler.
     #[must_use]
-    pub fn reserve(&self, queue: &QueueName, handler: &str) -> Option<OwnedSemaphorePermit> {
+    pub fn reserve(&self, queue: &QueueName, handler: &HandlerRef) -> Option<OwnedSemaphorePermit> {
         let claims_from = self.queues.read().expect("no panic while held").contains(queue);
-        if !claims_from || !self.handlers.contains(handler) || self.claims.is_closed() {
+        if !claims_from || self.claims.is_closed() || !(self.knows)(handler) {
             return None;
         }
         self.slots.clone().try_acquire_owned().ok()

@@ -63,6 +63,10 @@ pub struct Metrics {
     pub domain_events: IntCounterVec,
     /// Circuit breakers of resources that this process saw open.
     pub breakers_opened: IntCounter,
+    /// How many handlers the worker of this process may run at once.
+    pub worker_slots: IntGauge,
+    /// How many of these slots are taken.
+    pub worker_slots_busy: IntGauge,
     /// 1 while the database does not answer and requests are refused at once.
     pub database_breaker_open: IntGauge,
     /// Seconds per HTTP request, by `route`, `method` and `status`.
@@ -97,12 +101,12 @@ impl Metrics {
             heartbeats_lost: counter(r, "heartbeats_lost_total", "Heartbeats that found their claim lost."),
             domain_events: counters(r, "domain_events_total", "Domain events.", &["fate"]),
             breakers_opened: counter(r, "breakers_opened_total", "Circuit breakers of resources that opened."),
-            database_breaker_open: register(
+            worker_slots: gauge(r, "worker_slots", "Handlers that may run at once."),
+            worker_slots_busy: gauge(r, "worker_slots_busy", "Slots that are taken."),
+            database_breaker_open: gauge(
                 r,
-                IntGauge::with_opts(opts(
-                    "database_breaker_open",
-                    "1 while requests are refused for want of the database.",
-                )),
+                "database_breaker_open",
+                "1 while requests are refused for want of the database.",
             ),
             http_seconds: histograms(
                 r,
@@ -127,6 +131,10 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::with_opts(opts(name, help)))
 }
 
 fn opts(name: &str, help: &str) -> Opts {

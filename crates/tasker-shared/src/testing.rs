@@ -11,7 +11,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Connection, PgConnection};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
 use crate::embedded::{Embedded, Options, user_name};
 use crate::store;
@@ -35,6 +37,34 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         assert!(tokio::time::Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// The same database behind a way that can be cut.
+pub async fn through_a_proxy(url: &str) -> (String, CancellationToken) {
+    let (head, rest) = url.rsplit_once('@').expect("a URL with a user");
+    let (address, database) = rest.split_once('/').expect("a URL with a database");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let proxied = format!("{head}@{}/{database}", listener.local_addr().expect("it is bound"));
+    let (address, cut) = (address.to_owned(), CancellationToken::new());
+    let token = cut.clone();
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = token.cancelled() => return,
+            };
+            let (mut near, _) = accepted.expect("the listener is open");
+            let mut far = TcpStream::connect(&address).await.expect("the test server answers");
+            let token = token.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    () = token.cancelled() => {}
+                }
+            });
+        }
+    });
+    (proxied, cut)
 }
 
 /// A database of its own, dropped with this value; kept, and named on standard error, when the test panicked.

@@ -14,11 +14,12 @@ use crate::worker::Shared;
 /// Announces the worker until it claims no more, then takes its row away.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let instance = Uuid::from_u128(rand::random());
-    let mut queues = shared.queues.subscribe();
+    let (mut queues, mut handlers) = (shared.queues.subscribe(), shared.handlers.subscribe());
     let mut failures = Pause::default();
     while !shared.stop.claims.is_cancelled() {
         let names: Vec<String> = queues.borrow_and_update().iter().map(|(queue, _)| queue.to_string()).collect();
-        let next = match announce(&shared, instance, &names).await {
+        let known: Vec<String> = handlers.borrow_and_update().iter().cloned().collect();
+        let next = match announce(&shared, instance, &names, &known).await {
             Ok(()) => {
                 failures.reset("announce");
                 ANNOUNCE_EVERY
@@ -29,6 +30,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             () = tokio::time::sleep(next) => {}
             _changed = queues.changed() => {}
+            _changed = handlers.changed() => {}
             () = shared.stop.claims.cancelled() => {}
         }
     }
@@ -41,8 +43,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn announce(shared: &Shared, instance: Uuid, queues: &[String]) -> Result<(), StoreError> {
-    let handlers: Vec<String> = shared.registry.names().map(str::to_owned).collect();
+async fn announce(shared: &Shared, instance: Uuid, queues: &[String], handlers: &[String]) -> Result<(), StoreError> {
     let mut conn = shared.pool.acquire().await?;
-    workers::announce(&mut conn, &Announcement { instance, worker: &shared.id, queues, handlers: &handlers }).await
+    workers::announce(&mut conn, &Announcement { instance, worker: &shared.id, queues, handlers }).await
 }

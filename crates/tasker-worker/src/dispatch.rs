@@ -23,6 +23,7 @@ use crate::held::Key;
 use crate::inputs::{self, Wanted};
 use crate::outage::Pause;
 use crate::plans::Plan;
+use crate::turns::Turns;
 use crate::worker::Shared;
 
 /// Claims from the queues until the worker stops.
@@ -85,7 +86,7 @@ struct Look {
     wake: Wake,
     new_queues: Wake,
     timer: PollTimer,
-    turn: usize,
+    turns: Turns,
     /// None once there is a reason to look again.
     refreshed: Option<Instant>,
 }
@@ -105,7 +106,7 @@ impl Look {
             wake: shared.wakeups.subscribe_all([]),
             new_queues: shared.wakeups.subscribe(channel),
             timer: PollTimer::for_mode(shared.config.deployment_mode, min, max),
-            turn: 0,
+            turns: Turns::new(shared.config.worker.aging_ms),
             refreshed: Some(Instant::now()),
         }
     }
@@ -120,6 +121,7 @@ impl Look {
         if self.queues.has_changed().is_ok_and(|changed| changed) {
             let queues = Arc::clone(&self.queues.borrow_and_update());
             self.wake = shared.wakeups.subscribe_all(queues.iter().map(|(queue, _)| Channel::for_queue(queue)));
+            self.turns.keep(&queues);
         }
         let mut conn = shared.pool.acquire().await?;
         if shared.outage.lasts() {
@@ -128,14 +130,14 @@ impl Look {
             shared.outage.answered(Instant::now());
             return Ok(Claimed { messages: Vec::new(), next_ms: Some(0) });
         }
-        let queues = in_turn(&self.queues.borrow(), self.turn);
-        self.turn = self.turn.wrapping_add(1);
-        if queues.is_empty() {
+        let parts = self.turns.next(&self.queues.borrow());
+        if parts.is_empty() {
             return Ok(Claimed { messages: Vec::new(), next_ms: None });
         }
         crash_point::pass("claim.before_read").await?;
-        let claimed = claims::claim(&mut conn, &queues, shared.lease(), qty).await?;
+        let claimed = claims::claim(&mut conn, &parts, shared.lease(), qty).await?;
         drop(conn);
+        self.turns.claimed(&claimed.messages, qty);
         crash_point::pass("claim.after_read").await?;
         shared.metrics.claims.inc_by(claimed.messages.len() as u64);
         Ok(claimed)
@@ -156,26 +158,6 @@ impl Look {
             () = shared.stop.claims.cancelled() => {}
         }
     }
-}
-
-/// The queues in the order of one look. Bands are read by weight: every fourth look begins with normal priority
-/// and every sixteenth with low, so that a busy band holds no other up for ever. Within a band the queues take turns.
-fn in_turn(queues: &[(QueueName, i16)], turn: usize) -> Vec<QueueName> {
-    let bands: [i16; 3] = match turn % 16 {
-        15 => [-1, 1, 0],
-        3 | 7 | 11 => [0, 1, -1],
-        _ => [1, 0, -1],
-    };
-    let mut order = Vec::with_capacity(queues.len());
-    for band in bands {
-        let start = order.len();
-        order.extend(queues.iter().filter(|(_, of)| *of == band).map(|(queue, _)| queue.clone()));
-        if order.len() > start {
-            let shift = (turn + turn / 4) % (order.len() - start);
-            order[start..].rotate_left(shift);
-        }
-    }
-    order
 }
 
 /// A claim whose handler does not run yet.
@@ -343,7 +325,7 @@ async fn runnable_or_settled(
         Ok(handler) => handler,
         Err(missing) => {
             if shared.missing.lock().expect("no panic while held").insert(missing.to_string()) {
-                tracing::warn!("steps call for the {missing}, which is not registered here; they are given back");
+                tracing::warn!("steps call for {missing}; they are given back");
             }
             open.give_back(shared, reporter, later(shared)).await;
             return None;
@@ -431,22 +413,5 @@ async fn archive(shared: &Shared, queue: &QueueName, msg_id: i64, reason: &str) 
     };
     if let Err(error) = archived.await {
         tracing::warn!(%queue, msg_id, %error, "a ticket can't be archived; it will come again");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    #[test]
-    fn every_queue_comes_first_from_time_to_time() {
-        let queue = |name| QueueName::new(name).unwrap();
-        let queues = [("high", 1), ("a", 0), ("b", 0), ("low", -1)].map(|(name, band)| (queue(name), band));
-        let firsts = |name: &str| (0..64).filter(|turn| in_turn(&queues, *turn)[0].as_str() == name).count();
-        assert_eq!(["high", "a", "b", "low"].map(firsts), [48, 4, 8, 4]);
-        assert_eq!(in_turn(&queues, 0), ["high", "a", "b", "low"].map(queue));
-        assert_eq!(in_turn(&queues, 1), ["high", "b", "a", "low"].map(queue));
-        assert_eq!(in_turn(&[], 5), Vec::<QueueName>::new());
     }
 }

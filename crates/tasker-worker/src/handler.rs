@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use tasker_lifecycle::template::{StepTemplate, Template};
+use tasker_lifecycle::template::{HandlerRef, StepTemplate, Template};
 use tasker_lifecycle::{Follows, StepIndex, TaskId};
 use tasker_shared::follows::NO_BATCH;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,20 @@ use crate::field::field;
 pub trait StepHandler: Send + Sync + 'static {
     /// Makes one attempt. A panic is a permanent failure; at the end of the step's timeout the future is dropped.
     async fn call(&self, ctx: StepContext) -> Result<StepOutcome, StepError>;
+
+    /// The methods that templates may name (`handler.method`), asked once when the handler is registered. A step that
+    /// names another one is not run by it.
+    fn methods(&self) -> Vec<&str> {
+        vec![HandlerRef::CALL]
+    }
+
+    /// Makes one attempt by a method other than `call`, one of [`Self::methods`].
+    async fn call_method(&self, method: &str, ctx: StepContext) -> Result<StepOutcome, StepError> {
+        let handler = ctx.handler_name();
+        Err(StepError::permanent(format!(
+            "the handler `{handler}` says that it has the method `{method}` and does not"
+        )))
+    }
 }
 
 /// One attempt of a step, as its handler sees it. Cheap to clone.
@@ -145,10 +159,16 @@ impl StepContext {
         self.0.name_of(self.0.step)
     }
 
-    /// The name that the handler is registered under.
+    /// The name by which the template calls the handler.
     #[must_use]
     pub fn handler_name(&self) -> &str {
         &self.template_of_step().handler.callable
+    }
+
+    /// The method of the handler that runs the step; `call` unless the template names another.
+    #[must_use]
+    pub fn method_name(&self) -> &str {
+        self.template_of_step().handler.method()
     }
 
     /// Runs through logs, traces, messages and handlers.

@@ -22,8 +22,11 @@ mod outage;
 mod plans;
 mod registry;
 pub mod testkit;
+mod turns;
 mod worker;
 
+/// What an implementation of [`StepHandler`] is marked with.
+pub use async_trait::async_trait;
 pub use batches::{Batch, BatchFailure, Batches, Cursor};
 pub use checkpoints::Checkpoint;
 pub use handler::{StepContext, StepError, StepHandler, StepOutcome};
@@ -31,4 +34,4 @@ pub use registry::HandlerRegistry;
 /// The database client whose connections and pools handlers complete their steps with.
 pub use sqlx;
 pub use tasker_shared::events::{DomainEvent, EventOutcome};
-pub use worker::{RunningWorker, Server, Worker, WorkerBuilder};
+pub use worker::{RunningWorker, Server, Status, StatusHandle, Worker, WorkerBuilder};

@@ -1,7 +1,6 @@
 //! What is needed to run the steps of a template, worked out once per template.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, OnceLock, RwLock};
 
 use sqlx::PgConnection;
@@ -12,7 +11,7 @@ use tasker_shared::store::StoreError;
 use tasker_shared::store::templates::Templates;
 
 use crate::handler::StepHandler;
-use crate::registry::HandlerRegistry;
+use crate::registry::{HandlerRegistry, Missing};
 
 /// Ancestors are kept for templates of at most this many steps: a long chain has as many as the square of its
 /// length, and finding them again costs little beside reading that many results.
@@ -38,19 +37,6 @@ struct StepPlan {
     /// An error is the schema's own.
     validator: OnceLock<Result<Validator, String>>,
     events: OnceLock<Vec<Option<Result<Validator, String>>>>,
-}
-
-/// What a step calls for and this worker does not have.
-#[derive(Debug)]
-pub(crate) struct Missing<'a> {
-    what: &'static str,
-    name: &'a str,
-}
-
-impl fmt::Display for Missing<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} `{}`", self.what, self.name)
-    }
 }
 
 impl Plans {
@@ -93,10 +79,9 @@ impl Plan {
         let step = self.template.step(step);
         let mut publishers = step.publishes_events.iter().filter_map(|event| event.publisher.as_deref());
         if let Some(name) = publishers.find(|name| !registry.has_publisher(name)) {
-            return Err(Missing { what: "publisher", name });
+            return Err(Missing::Publisher(name));
         }
-        let name = step.handler.callable.as_str();
-        registry.get(name).cloned().ok_or(Missing { what: "handler", name })
+        registry.resolve(&step.handler)
     }
 
     /// The steps whose results the handler sees.

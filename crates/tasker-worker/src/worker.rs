@@ -1,12 +1,13 @@
 //! Building a worker, running it, stopping it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use pgmq_notify::{Notifier, QueueName, Wakeups};
 use sqlx::PgPool;
+use tasker_lifecycle::template::HandlerRef;
 use tasker_shared::config::Config;
 use tasker_shared::local::{LocalClaim, LocalServer, LocalWorker};
 use tasker_shared::payloads::Payloads;
@@ -40,6 +41,9 @@ pub(crate) struct Shared {
     pub(crate) slots: Arc<Semaphore>,
     /// The queues that the worker claims from, each with its band of priority.
     pub(crate) queues: watch::Sender<Arc<Vec<(QueueName, i16)>>>,
+    /// What the worker can run, in the words of templates: its own handlers, and what its resolvers find of that which
+    /// templates call for.
+    pub(crate) handlers: watch::Sender<BTreeSet<String>>,
     pub(crate) payloads: Arc<Payloads>,
     pub(crate) plans: Plans,
     pub(crate) batches: KnownBatches,
@@ -79,13 +83,28 @@ impl Shared {
         Duration::from_millis(self.config.queue.lease_ms)
     }
 
-    /// Looks which queues there are for our namespaces, pools and handlers.
+    /// Looks what templates call for and we can run, and which queues there are for that.
     pub(crate) async fn find_queues(&self) -> Result<(), StoreError> {
-        let handlers: Vec<String> = self.registry.names().map(str::to_owned).collect();
-        let worker = &self.config.worker;
+        let (worker, registry) = (&self.config.worker, &self.registry);
         let mut conn = self.pool.acquire().await?;
-        let found = claims::queues(&mut conn, worker.namespaces.as_deref(), &worker.pools, &handlers).await?;
+        let called = claims::handlers(&mut conn, worker.namespaces.as_deref(), registry.callables().as_deref()).await?;
+        let (mut names, mut namespaces) = (registry.names(), BTreeSet::new());
+        for (namespace, handler) in called {
+            if registry.resolve(&handler).is_ok() {
+                names.insert(handler.to_string());
+                namespaces.insert(namespace);
+            }
+        }
+        let namespaces = worker.namespaces.clone().unwrap_or_else(|| namespaces.into_iter().collect());
+        let found = claims::queues(&mut conn, &namespaces, &worker.pools).await?;
         drop(conn);
+        self.handlers.send_if_modified(|known| {
+            let changed = *known != names;
+            if changed {
+                *known = names;
+            }
+            changed
+        });
         if self.stop.claims.is_cancelled() {
             return Ok(());
         }
@@ -155,7 +174,10 @@ impl WorkerBuilder {
         let local = LocalWorker::new(
             Arc::clone(&slots),
             Arc::clone(&handed_over),
-            registry.names().map(str::to_owned).collect(),
+            Arc::new({
+                let registry = registry.clone();
+                move |handler: &HandlerRef| registry.resolve(handler).is_ok()
+            }),
             sender,
             Arc::clone(&payloads),
             subscribers.clone(),
@@ -175,6 +197,7 @@ impl WorkerBuilder {
             outage: Outage::new(Duration::from_millis(config.worker.heartbeat_ms)),
             stop: Stop::default(),
             queues: watch::Sender::default(),
+            handlers: watch::Sender::default(),
             missing: Mutex::default(),
             config,
             pool,
@@ -249,6 +272,47 @@ pub struct RunningWorker {
     listening: JoinSet<()>,
 }
 
+/// How a worker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The worker's id in reports.
+    pub id: Arc<str>,
+    /// How many handlers may run at once.
+    pub slots: usize,
+    /// How many slots are taken: by handlers that run, and by outcomes that wait to be reported.
+    pub busy: usize,
+    /// Whether the database answered when it was asked last.
+    pub database_answers: bool,
+    /// Whether the worker takes no more steps.
+    pub stopping: bool,
+}
+
+/// Tells how a worker is.
+#[derive(Clone)]
+pub struct StatusHandle(Arc<Shared>);
+
+impl fmt::Debug for StatusHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StatusHandle").field(&self.0.id).finish()
+    }
+}
+
+impl StatusHandle {
+    /// How it is now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let Shared { config, slots, outage, stop, id, .. } = &*self.0;
+        let all = config.worker.concurrency;
+        Status {
+            id: Arc::clone(id),
+            slots: all,
+            busy: all.saturating_sub(slots.available_permits()),
+            database_answers: !outage.lasts(),
+            stopping: stop.claims.is_cancelled(),
+        }
+    }
+}
+
 impl fmt::Debug for RunningWorker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunningWorker").field("id", &self.shared.id).finish_non_exhaustive()
@@ -268,6 +332,12 @@ impl RunningWorker {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.shared.id
+    }
+
+    /// Tells how the worker is, for as long as anybody asks.
+    #[must_use]
+    pub fn status(&self) -> StatusHandle {
+        StatusHandle(Arc::clone(&self.shared))
     }
 
     /// Looks for new queues now.

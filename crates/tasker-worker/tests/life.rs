@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::Setup;
+use tasker_lifecycle::template::HandlerRef;
 use tasker_shared::local::{LocalClaim, LocalServer, LocalWorker};
 use tasker_shared::messages::{Claim, ReportedOutcome};
 use tasker_shared::testing::eventually;
@@ -177,11 +178,15 @@ async fn hand_over(setup: &Setup, local: &LocalWorker, claim: &Claim) {
     local.hand_over(LocalClaim { claim: claim.clone(), template, shape: None, slot, claimed: Instant::now() });
 }
 
+fn handler(setup: &Setup) -> &HandlerRef {
+    &setup.template.steps[0].handler
+}
+
 /// A slot, as soon as the worker does not need it to look into its queues.
 async fn reserve(setup: &Setup, local: &LocalWorker) -> OwnedSemaphorePermit {
     let mut slot = None;
     eventually("a slot is free", async || {
-        slot = local.reserve(&setup.queue, "h");
+        slot = local.reserve(&setup.queue, handler(setup));
         slot.is_some()
     })
     .await;
@@ -193,12 +198,13 @@ async fn claims_that_are_handed_over_run_and_are_reported_by_channel() {
     let setup = Setup::new(STEP).await;
     let (worker, _) = setup.worker(echo(&setup));
     let local = worker.local();
-    assert!(local.reserve(&setup.queue, "h").is_none(), "it has not said which queues it takes");
+    assert!(local.reserve(&setup.queue, handler(&setup)).is_none(), "it has not said which queues it takes");
     let task = setup.task(json!("by hand"), Duration::ZERO).await;
     let claims = setup.claim(LONG).await;
     let (lane, mut reports) = mpsc::channel(10);
     let worker = worker.start(Server::Here(LocalServer::new(vec![lane]))).await.unwrap();
-    assert!(local.reserve(&setup.queue, "no such handler").is_none());
+    let none = HandlerRef { method: Some("none".to_owned()), ..handler(&setup).clone() };
+    assert!(local.reserve(&setup.queue, &none).is_none());
     hand_over(&setup, &local, &claims[0]).await;
     let report = reports.recv().await.unwrap();
     assert_eq!((report.claim.task, report.claim.attempt), (task, 1));
@@ -244,7 +250,7 @@ async fn claims_that_are_handed_over_to_a_stopping_worker_are_given_back() {
     setup.task(json!({}), LONG).await;
     setup.end_leases().await;
     let stopping = tokio::spawn(worker.stop());
-    while local.reserve(&setup.queue, "h").is_some() {
+    while local.reserve(&setup.queue, handler(&setup)).is_some() {
         tokio::task::yield_now().await;
     }
     let second = setup.claim(LONG).await;

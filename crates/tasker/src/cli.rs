@@ -11,7 +11,7 @@ use tasker_client::GraphFormat;
 use tasker_client::types::TaskState;
 use uuid::Uuid;
 
-pub(crate) use operate::{Account, CompleteStep, DlqCommand, RepairMany, RepairStep};
+pub(crate) use operate::{Account, AnalyticsCommand, CompleteStep, DlqCommand, RepairMany, RepairStep};
 pub(crate) use resource::{ResourceCommand, Which};
 
 /// Workflows on PostgreSQL: run them, watch them, repair them
@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// See and change what steps share: limits, breakers, pauses
     #[command(subcommand)]
     Resource(ResourceCommand),
+    /// See how tasks went, and what took longest
+    #[command(subcommand)]
+    Analytics(AnalyticsCommand),
     /// Check, register and show templates
     #[command(subcommand)]
     Template(TemplateCommand),

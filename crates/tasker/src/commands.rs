@@ -1,6 +1,7 @@
 //! One module for each group of commands.
 
 mod about;
+mod analytics;
 pub(crate) mod bench;
 pub(crate) mod config;
 mod db;
@@ -41,6 +42,7 @@ pub(crate) fn run(cli: Cli, handlers: HandlerRegistry, output: &Output) -> Resul
         Command::Task(command) => runtime.block_on(task::run(command, &connect()?, output)),
         Command::Dlq(command) => runtime.block_on(dlq::run(command, &connect()?, output)),
         Command::Resource(command) => runtime.block_on(resource::run(command, &connect()?, output)),
+        Command::Analytics(command) => runtime.block_on(analytics::run(command, &connect()?, output)),
         Command::Template(command) => runtime.block_on(template::run(command, connect, output)),
         Command::Config(command) => config::run(&command, output),
         Command::System(command) => runtime.block_on(system::run(command, &connect()?, output)),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgPool};
 use tasker_shared::config::Config;
 use tasker_shared::embedded::{Embedded, Options};
@@ -67,6 +68,13 @@ impl Database {
             .await
             .map_err(|error| Failure::Failed(format!("{what} can't be brought to this version's schema: {error}")))?;
         Ok(Self { pool, url, what, embedded })
+    }
+
+    /// A few connections for handlers that write into this database too, opened when they are first needed.
+    pub(crate) fn for_handlers(&self) -> Result<PgPool, Failure> {
+        const CONNECTIONS: u32 = 4;
+        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect_lazy(&self.url);
+        pool.map_err(|error| Failure::Failed(format!("{}: {error}", self.what)))
     }
 
     /// Ends the connections and, where this was its last user, the private server.

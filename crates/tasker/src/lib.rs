@@ -9,6 +9,7 @@ mod database;
 mod failure;
 mod node;
 mod output;
+mod status;
 
 use std::process::ExitCode;
 

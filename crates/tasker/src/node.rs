@@ -1,5 +1,6 @@
 //! What one process runs: a server, a worker, or both beside each other.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tasker_orchestration::{Engine, Running};
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::database::Database;
 use crate::failure::Failure;
+use crate::status;
 
 /// A running process.
 #[derive(Debug)]
@@ -22,11 +24,12 @@ pub(crate) struct Node {
     server: Option<Running>,
     worker: Option<RunningWorker>,
     http: Option<(CancellationToken, JoinHandle<std::io::Result<()>>)>,
+    metrics: Arc<Metrics>,
     signals: Signals,
 }
 
 impl Node {
-    /// Starts a server, a worker with these handlers, or both. Both hand work to each other without a detour.
+    /// Starts a server, a worker with these handlers and those of the examples that need the database, or both. Both hand work to each other without a detour.
     pub(crate) async fn start(
         config: Arc<Config>,
         database: &Database,
@@ -37,11 +40,14 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let (wakeups, notifier) = (signals.wakeups.clone(), signals.notifier.clone());
         let pool = database.pool.clone();
-        let worker = handlers.map(|handlers| {
+        let of_handlers = database.for_handlers()?;
+        let worker = handlers.map(|mut handlers| {
+            tasker_examples::register_with_database(&mut handlers, &of_handlers);
             let (config, metrics) = (Arc::clone(&config), Arc::clone(&metrics));
             Worker::builder(pool.clone(), config, metrics, wakeups.clone(), notifier.clone()).registry(handlers).build()
         });
-        let mut node = Self { engine: None, server: None, worker: None, http: None, signals };
+        let mut node =
+            Self { engine: None, server: None, worker: None, http: None, metrics: Arc::clone(&metrics), signals };
         let mut side = Server::Elsewhere;
         if server {
             let local = worker.as_ref().map(Worker::local);
@@ -57,8 +63,20 @@ impl Node {
         Ok(node)
     }
 
+    /// Serves what a worker tells about itself; answers with the address.
+    pub(crate) async fn serve_status(&mut self, listener: TcpListener) -> Result<SocketAddr, Failure> {
+        let address = listener.local_addr()?;
+        let worker = self.worker.as_ref().expect("only a node with a worker has a status of its own").status();
+        let router = status::router(status::Told { worker, metrics: Arc::clone(&self.metrics) });
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let serving = tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stopped).into_future());
+        self.http = Some((stop, serving));
+        Ok(address)
+    }
+
     /// Serves the HTTP API; answers with its address.
-    pub(crate) async fn serve(&mut self, listener: TcpListener) -> Result<std::net::SocketAddr, Failure> {
+    pub(crate) async fn serve(&mut self, listener: TcpListener) -> Result<SocketAddr, Failure> {
         let address = listener.local_addr()?;
         let engine = self.engine.clone().expect("only a node with a server serves");
         let stop = CancellationToken::new();
@@ -97,9 +115,13 @@ impl Node {
 /// Takes the address of the HTTP API. Done before anything is started, so that a port that is taken costs no more
 /// than a message.
 pub(crate) async fn listen(config: &Config) -> Result<TcpListener, Failure> {
-    let address = config.web.bind_address;
+    listen_on(config.web.bind_address, "TASKER_WEB_BIND_ADDRESS").await
+}
+
+/// Takes an address that `key` named.
+pub(crate) async fn listen_on(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        let remedy = "name another address in TASKER_WEB_BIND_ADDRESS, such as 127.0.0.1:0 for any free port";
+        let remedy = format!("name another address in {key}, such as 127.0.0.1:0 for any free port");
         Failure::Failed(format!("{address} can't be listened on: {error}; {remedy}"))
     })
 }

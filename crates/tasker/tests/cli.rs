@@ -353,6 +353,7 @@ fn templates_are_checked_without_a_server() {
         ("namespace_name: shop", "namespace_name: worker_shop", 1, "line 2: namespace_name"),
         ("dependencies", "dependancies", 1, "did you mean `dependencies`?"),
         ("name: charge", "name: check", 1, "check"),
+        ("version: 1.0.0", "version: 1.0.0\ninput_schema: {type: thing}", 1, "input_schema"),
     ];
     for (what, with, status, told) in cases {
         let folder = TempDir::new().unwrap();
@@ -438,6 +439,36 @@ fn many_steps_are_repaired_page_by_page() {
     let body = r#"{"action_type":"reset_for_retry","filter":{"error_type":"outage"},"preview":false,"reason":"it is back","by":"ann","per_second":5"#;
     assert_eq!(requests[0], format!("POST /v1/tasks/repair HTTP/1.1 {body}}}"));
     assert_eq!(requests[1], format!(r#"POST /v1/tasks/repair HTTP/1.1 {body},"cursor":"abc"}}"#));
+}
+
+#[test]
+fn figures_are_shown_for_people_and_asked_for_as_they_were_ordered() {
+    let at = "2024-05-01T10:00:00Z";
+    let performance = json!({"period_start": at, "calculated_at": at, "truncated": true, "total_tasks": 8, "active_tasks": 1,
+        "completed_tasks": 5, "failed_tasks": 2, "cancelled_tasks": 0, "completion_rate": 0.714, "error_rate": 0.286,
+        "average_task_duration_seconds": 1.5, "average_step_duration_seconds": null, "attempts": 30, "completed_steps": 25,
+        "step_execution_ms": {"p50": 2.0, "p95": 9.0, "p99": 12.0, "max": 40.0}, "failed_attempts": 4, "lost_attempts": 1,
+        "tasks_per_hour": 4.0, "steps_per_hour": 12.5});
+    let slow = json!({"namespace": "shop", "task_name": "order", "version": "1.0.0", "step_name": "charge", "handler": "h",
+        "executions": 7, "error_rate": 0.25, "retry_rate": 0.0, "average_ms": 12.0, "p95_ms": 30.0, "max_ms": 31.5, "total_ms": 84.0});
+    let bottlenecks = json!({"period_start": at, "calculated_at": at, "slow_steps": [slow], "slow_tasks": []});
+    let (address, requests) =
+        serve(vec![("200 OK", performance), ("200 OK", bottlenecks.clone()), ("200 OK", bottlenecks)]);
+    let ran = tasker(&["analytics", "performance", "--hours", "2", "--url", &address]);
+    for told in ["10:00:00, the newest of them alone", "8: 1 active, 5 completed", "71.4 %", "p50 2.0 ms", "12.5 steps"]
+    {
+        assert!(ran.status == 0 && ran.stdout.contains(told), "{told}: {ran:#?}");
+    }
+    assert!(!ran.stdout.contains("an attempt takes"), "what is not known is left out: {ran:#?}");
+    let ran = tasker(&["analytics", "bottlenecks", "--limit", "3", "--min-executions", "2", "--url", &address]);
+    let row: Vec<&str> = ran.stdout.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row.join(" "), "shop/order 1.0.0 charge 7 12.0 30.0 31.5 25.0 % 0.0 % h", "{ran:#?}");
+    assert!(ran.stdout.ends_with("no template was complete often enough\n"), "{ran:#?}");
+    let ran = tasker(&["analytics", "bottlenecks", "--json", "--url", &address]);
+    assert_eq!(ran.json()["slow_steps"][0]["executions"], 7, "{ran:#?}");
+    let requests = requests.join().unwrap();
+    assert_eq!(requests[0], "GET /v1/analytics/performance?hours=2 HTTP/1.1 ");
+    assert_eq!(requests[1], "GET /v1/analytics/bottlenecks?limit=3&min_executions=2&hours=24 HTTP/1.1 ");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! checker knows holds afterwards.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod special;
 mod support;
 
 use std::time::Duration;
@@ -39,6 +40,8 @@ async fn faults_a_server_that_dies_at_any_statement_loses_nothing() {
     for point in SERVER_POINTS {
         let database = TestDatabase::create().await;
         let mut world = World::new(&database.url);
+        // However busy the machine is, twenty requests are more than the batches that the points count.
+        world.set("TASKER__ACTOR__REQUEST_BATCH_MAX", "4");
         let address = free_address();
         let (dying, client) = world.server_at(&address, Some(point)).await;
         let _worker = world.worker(None);
@@ -267,6 +270,48 @@ async fn faults_every_message_delivered_twice_changes_nothing() {
     let seen = world.check(&client).await;
     // The first claimer's report is refused, or left out where its heartbeat heard of the loss first.
     assert!(seen.begun_again > 0, "nothing was delivered twice: {seen:?}");
+}
+
+/// The example that is shipped, as it is shipped: nothing in it looks for a posting that is there already.
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_the_ledger_of_the_examples_is_right_although_its_workers_are_killed() {
+    const TRANSFERS: usize = 150;
+    let database = TestDatabase::create().await;
+    let mut world = World::new(&database.url);
+    let (_server, client) = world.server().await;
+    let template = tasker_examples::templates().iter().find(|(name, _)| *name == "account_transfer").unwrap().1;
+    client.register_template(&RegisterRequest::Yaml(template.to_owned())).await.unwrap();
+    let request = |n: usize| {
+        let (from, to) = (n % 7, (n * 3 + 1) % 7);
+        let to = if from == to { (to + 1) % 7 } else { to };
+        let context = format!(r#"{{"from": "a{from}", "to": "a{to}", "amount_cents": {}, "pause_ms": 15}}"#, n + 1);
+        let context = serde_json::value::RawValue::from_string(context).unwrap();
+        TaskRequest { context, ..TaskRequest::new("bank", "account_transfer") }
+    };
+    let created = client.create_tasks((0..TRANSFERS).map(request).collect()).await.unwrap();
+    assert!(created.iter().all(|result| result.status == 201));
+    let mut workers = vec![world.worker(None), world.worker(None)];
+    for kill in 1..=6 {
+        let posted = "SELECT count(*) FROM tasker.attempts WHERE step IN (1, 2) AND outcome = 'success'";
+        world.until(posted, kill * i64::try_from(TRANSFERS).unwrap() / 4).await;
+        workers.remove(0).kill();
+        workers.push(world.worker(None));
+    }
+    world.all_end(LIMIT).await;
+    let transfers = i64::try_from(TRANSFERS).unwrap();
+    let told = async |query: &str| world.count(query).await.unwrap();
+    assert_eq!(told(COMPLETED).await, transfers);
+    assert_eq!(told("SELECT count(*) FROM examples.ledger").await, 2 * transfers);
+    assert_eq!(told("SELECT sum(amount_cents)::bigint FROM examples.ledger").await, 0);
+    let paid = "SELECT sum(amount_cents)::bigint FROM examples.ledger WHERE amount_cents > 0";
+    assert_eq!(told(paid).await, transfers * (transfers + 1) / 2);
+    let wrong = "SELECT count(*) FROM examples.accounts a WHERE balance_cents <>
+        (SELECT coalesce(sum(amount_cents), 0) FROM examples.ledger l WHERE l.account = a.account)";
+    assert_eq!(told(wrong).await, 0);
+    let lost = told("SELECT count(*) FROM tasker.attempts WHERE outcome = 'lost' AND step IN (1, 2)").await;
+    println!("{transfers} transfers, {lost} postings whose worker was killed");
+    assert!(lost > 0, "no worker was killed in mid-posting");
+    assert_eq!(told("SELECT count(*) FROM tasker.live_step_violations()").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

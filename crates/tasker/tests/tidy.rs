@@ -48,12 +48,14 @@ const IMPURE_CODE: [&str; 10] = [
 ];
 
 /// Folders and files that may speak SQL. Of the files outside, `testing.rs` makes and drops databases, `database.rs`
-/// too, and `signals.rs` asks two servers whether they are the same; neither knows any of our tables.
-const SQL_HOMES: [&str; 5] = [
+/// too, and `signals.rs` asks two servers whether they are the same; neither knows any of our tables. The ledger
+/// of the examples has tables of its own.
+const SQL_HOMES: [&str; 6] = [
     "crates/tasker-shared/src/store/",
     "crates/tasker-shared/src/signals.rs",
     "crates/tasker-shared/src/testing.rs",
     "crates/tasker/src/database.rs",
+    "workers/rust/src/ledger.rs",
     "crates/pgmq-notify/src/",
 ];
 
@@ -413,7 +415,7 @@ fn files(wanted: impl Fn(&str) -> bool) -> Vec<(String, String)> {
                 if !is_made.iter().any(|made| path.ends_with(made)) {
                     folders.push(path);
                 }
-            } else if name != "Cargo.lock" && name != ".env" && wanted(&name) {
+            } else if ![".env", ".git", "Cargo.lock"].contains(&name.as_str()) && wanted(&name) {
                 // What is not text is none of our business.
                 found.extend(fs::read_to_string(&path).ok().map(|text| (name, text)));
             }

@@ -103,7 +103,25 @@ pub fn demos(data_folder: &str) -> Vec<Demo> {
         final_step: "totals",
         expect: expect_import,
     });
+    demos.push(account_transfer());
     demos
+}
+
+fn account_transfer() -> Demo {
+    Demo {
+        namespace: "bank",
+        template: "account_transfer",
+        version: "1.0.0",
+        about: "two postings, each committed together with its step's completion",
+        context: json!({"from": "alice", "to": "bob", "amount_cents": 12_345}),
+        final_step: "prove",
+        expect: |result| {
+            same(result, "entries", 2)?;
+            same(result, "sum_cents", 0)?;
+            same(result, "paid_cents", 12_345)?;
+            Ok(format!("{} from alice to bob, two entries that cancel each other out", euros(12_345)))
+        },
+    }
 }
 
 fn arithmetic() -> [Demo; 4] {

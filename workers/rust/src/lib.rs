@@ -1,7 +1,9 @@
 //! Example workflows and their Rust handlers: arithmetic in four shapes of graphs, order fulfilment, an inventory
-//! report, an analytics pipeline, an approval by decision and an import in batches, each on real input.
+//! report, an analytics pipeline, an approval by decision, an import in batches and transfers in a ledger, each on real
+//! input.
 //!
-//! [`templates`] are the YAML documents to register, [`register`] adds the handlers to a worker's registry,
+//! [`templates`] are the YAML documents to register, [`register`] and [`register_with_database`] add the
+//! handlers to a worker's registry,
 //! [`write_data`] puts the shipped input files into a folder, and [`demos`] are tasks on these files together with
 //! a check of their results. Everything is embedded, so an installed binary needs no source tree.
 
@@ -14,6 +16,7 @@ mod demo;
 mod expenses;
 mod files;
 mod inventory;
+mod ledger;
 mod money;
 mod orders;
 
@@ -21,6 +24,7 @@ use std::io;
 use std::path::Path;
 
 use tasker_worker::HandlerRegistry;
+use tasker_worker::sqlx::PgPool;
 
 pub use demo::{Demo, Mismatch, demos};
 
@@ -30,7 +34,7 @@ const SALES: &str = include_str!("../data/sales.csv");
 const CUSTOMERS: &str = include_str!("../data/customers.json");
 const STOCK: &str = include_str!("../data/stock.csv");
 
-/// Adds the handlers of all example templates.
+/// Adds the handlers of all example templates that need no database of their own.
 pub fn register(registry: &mut HandlerRegistry) {
     arithmetic::register(registry);
     orders::register(registry);
@@ -38,6 +42,12 @@ pub fn register(registry: &mut HandlerRegistry) {
     analytics::register(registry);
     expenses::register(registry);
     batches::register(registry);
+}
+
+/// Adds the handlers that write into the database that Tasker works on, in the schema `examples`. A pool of a few
+/// connections will do; it should not be the worker's, which must have one free for its heartbeats.
+pub fn register_with_database(registry: &mut HandlerRegistry, pool: &PgPool) {
+    ledger::register(registry, pool);
 }
 
 /// The example templates: name and YAML text.
@@ -53,6 +63,7 @@ pub fn templates() -> &'static [(&'static str, &'static str)] {
         ("analytics_pipeline", include_str!("../templates/analytics_pipeline.yaml")),
         ("expense_approval", include_str!("../templates/expense_approval.yaml")),
         ("catalogue_import", include_str!("../templates/catalogue_import.yaml")),
+        ("account_transfer", include_str!("../templates/account_transfer.yaml")),
     ]
 }
 

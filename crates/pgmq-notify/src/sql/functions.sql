@@ -210,6 +210,54 @@ BEGIN
 END
 $function$;
 
+-- Claims up to qty messages by looking into queues[i] for messages that have been visible for at least ages_ms[i].
+-- Neighbours with the same number in groups stand beside each other: each gets an equal share of what is still wanted,
+-- and what one has no messages for is shared among those that have more. The next group gets what is then left.
+--
+-- A message must have been visible at an earlier time, so the queue's function is given that time as its own; the lease
+-- is longer by as much. Where PGMQ has last_read_at, it is that earlier time too.
+CREATE OR REPLACE FUNCTION pgmq_notify.read_shared(
+    queues text[], groups int[], ages_ms bigint[], lease_ms bigint, qty int
+) RETURNS TABLE (queue text, msg_id bigint, read_ct int, enqueued_at timestamptz, vt timestamptz, body text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $function$
+DECLARE
+    wanted int := qty;
+    at int := 1;
+    beside int[];
+    more int[];
+    share int;
+    place int;
+    claimed int;
+BEGIN
+    WHILE wanted > 0 AND at <= cardinality(queues) LOOP
+        beside := ARRAY[at];
+        WHILE groups[at + 1] = groups[at] LOOP
+            at := at + 1;
+            beside := beside || at;
+        END LOOP;
+        at := at + 1;
+        WHILE wanted > 0 AND cardinality(beside) > 0 LOOP
+            share := (wanted + cardinality(beside) - 1) / cardinality(beside);
+            more := '{}';
+            FOREACH place IN ARRAY beside LOOP
+                EXIT WHEN wanted <= 0;
+                share := least(share, wanted);
+                RETURN QUERY EXECUTE format('SELECT * FROM pgmq_notify.%I($1, $2, $3)', 'read_' || queues[place])
+                USING lease_ms + ages_ms[place], share, clock_timestamp() - ages_ms[place] * interval '1 millisecond';
+                GET DIAGNOSTICS claimed = ROW_COUNT;
+                wanted := wanted - claimed;
+                IF claimed = share THEN
+                    more := more || place;
+                END IF;
+            END LOOP;
+            beside := more;
+        END LOOP;
+    END LOOP;
+END
+$function$;
+
 -- The earliest time at which a hidden message becomes visible, null if there is none. "Hidden" counts from the start
 -- of the caller's transaction: what became visible between an empty read and this question in the same transaction
 -- is reported as a time just past, and can't be slept over.
@@ -414,8 +462,8 @@ END
 $function$;
 
 -- Repairs times that a jump of the clock has moved out of reach; returns how many. A claim hidden for longer than the
--- longest lease counts as expired. A message that waits for its first claim has a delay to keep: it waits for the
--- longest delay from now.
+-- longest lease counts as expired. A message that waits for its first claim waits for its own delay once more, which is
+-- what lies between the time it was sent and the time it becomes visible.
 CREATE OR REPLACE FUNCTION pgmq_notify.clamp_vt(queues text[], max_lease_ms bigint, max_delay_ms bigint) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
@@ -434,7 +482,8 @@ BEGIN
                 FOR UPDATE SKIP LOCKED
             )
             UPDATE pgmq.%1$I AS m
-            SET vt = CASE WHEN m.read_ct > 0 THEN $1 ELSE $1 + $3 * interval '1 millisecond' END
+            SET vt = $1 + CASE WHEN m.read_ct > 0 THEN interval '0'
+                ELSE least(greatest(m.vt - m.enqueued_at, interval '0'), $3 * interval '1 millisecond') END
             FROM far WHERE m.msg_id = far.msg_id
             $query$, 'q_' || target)
         USING clock_timestamp(), max_lease_ms, max_delay_ms;

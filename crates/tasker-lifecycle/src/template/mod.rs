@@ -13,7 +13,6 @@ mod problem;
 mod read;
 mod schema;
 mod table;
-mod unsupported;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use super::canonical;
-use super::problem::Problem;
 use crate::dag::Dag;
 use crate::ids::StepIndex;
 use crate::state::StepState;
@@ -101,11 +100,37 @@ pub struct HandlerRef {
     /// The method to call, where it is not `call`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// The resolver that finds the handler, where it is not the worker's registry.
+    /// The resolver that is asked for the handler first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolver: Option<String>,
     /// The handler's settings: an object.
     pub initialization: Value,
+}
+
+impl HandlerRef {
+    /// The method that is called where a template names none.
+    pub const CALL: &'static str = "call";
+
+    /// The method that is called.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method.as_deref().unwrap_or(Self::CALL)
+    }
+}
+
+/// `callable`, then `#method` where it is not `call`, then `@resolver` where one is named. Workers announce what they
+/// can run in these words.
+impl fmt::Display for HandlerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.callable)?;
+        if let Some(method) = &self.method {
+            write!(f, "#{method}")?;
+        }
+        match &self.resolver {
+            Some(resolver) => write!(f, "@{resolver}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Whether and when a failed attempt is followed by another.
@@ -552,12 +577,5 @@ impl Template {
     #[must_use]
     pub fn to_json(&self) -> Value {
         canonical::to_json(self)
-    }
-
-    /// What the template asks for and this version does not act on; registering it would be a promise
-    /// that nobody keeps.
-    #[must_use]
-    pub fn unsupported(&self) -> Vec<Problem> {
-        super::unsupported::find(self)
     }
 }

@@ -268,8 +268,10 @@ fn handler(at: &Table<'_>, whole: bool, out: &mut Findings) -> Option<HandlerRef
     }
     let known = &["callable", "method", "resolver", "initialization"];
     let at = Table::open(node, Path::Key(&at.at, "handler"), known, out)?;
-    let method = at.owned_text("method", out).filter(|method| method != "call");
-    let resolver = at.owned_text("resolver", out);
+    let optional =
+        |key, out: &mut Findings| at.get(key).and_then(|_| at.name(key, MAX_CALLABLE, out)).map(str::to_owned);
+    let method = optional("method", out).filter(|method| method != HandlerRef::CALL);
+    let resolver = optional("resolver", out);
     let initialization = Value::Object(at.object("initialization", out).unwrap_or_default());
     if !whole && at.get("callable").is_none() {
         return None;

@@ -87,7 +87,6 @@ fn what_is_written_is_read_and_the_rest_has_defaults() {
     assert_eq!((charge.retry, charge.timeout_ms, charge.pool.as_str()), (retry, 250, "py"));
     assert_eq!((charge.handler.callable.as_str(), &charge.handler.method), ("payments.Charge", &None));
     assert_eq!(charge.handler.initialization, json!({"currency": "EUR", "limit": 1.5}));
-    assert_eq!(template.unsupported(), []);
 }
 
 #[test]
@@ -312,16 +311,28 @@ fn old_spellings_are_understood() {
 }
 
 #[test]
-fn what_is_not_acted_on_is_named() {
+fn every_key_of_a_step_together_reads_back_as_it_was() {
     let yaml = "name: t\nnamespace_name: n\nversion: 1.0.0\nlifecycle: {max_duration_minutes: 5}\n\
         domain_events: [{name: e, schema: {}}]\nsteps:\n\
         - {name: a, handler: {callable: h, method: m, resolver: r}, type: batchable, uses: [db], \
            batch_config: {worker_template: w, parallelism: 3}, publishes_events: [{name: e}]}\n\
         - {name: w, handler: h, type: batch_worker, dependencies: [a]}\n";
-    let template = read(yaml);
-    let paths: Vec<String> = template.unsupported().into_iter().map(|problem| problem.path).collect();
-    assert_eq!(paths, ["steps[0].handler.method", "steps[0].handler.resolver"]);
-    assert_round_trip(&template);
+    assert_round_trip(&read(yaml));
+}
+
+#[test]
+fn a_handler_is_named_with_its_method_and_its_resolver() {
+    let named = |handler: &str| {
+        let yaml = format!("name: t\nnamespace_name: n\nversion: 1.0.0\nsteps:\n- {{name: a, handler: {handler}}}\n");
+        let handler = read(&yaml).steps[0].handler.clone();
+        format!("{handler} {}", handler.method())
+    };
+    assert_eq!(named("pay.Charge"), "pay.Charge call");
+    assert_eq!(named("{callable: pay.Charge, method: call, resolver: null}"), "pay.Charge call");
+    assert_eq!(named("{callable: pay.Charge, method: refund}"), "pay.Charge#refund refund");
+    assert_eq!(named("{callable: pay.Charge, method: refund, resolver: tenants}"), "pay.Charge#refund@tenants refund");
+    let empty = with_key("description: d").replace("handler: h", "handler: {callable: h, method: \"\"}");
+    refused(&empty, "bad_name", "steps[0].handler.method", 6, "another name");
 }
 
 #[track_caller]

@@ -80,12 +80,6 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID_TEMPLATE", message).with(json!({ "problems": problems }))
     }
 
-    pub(super) fn unsupported(problems: &[Problem]) -> Self {
-        let message = "the template asks for what this version does not do; details.problems lists it";
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "UNSUPPORTED_TEMPLATE", message)
-            .with(json!({ "problems": problems }))
-    }
-
     pub(super) fn overloaded() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "too many requests are being served; try again later")
             .later(RETRY_AFTER_MS)
@@ -126,12 +120,12 @@ impl ApiError {
         Self::new(status, code, message)
     }
 
-    /// The refusal that a response stands for, if it is one.
+    /// The refusal that a response stands for, if it is one. An answer in JSON says by itself what is wrong, as the
+    /// health of a server without its database does.
     pub(super) fn behind(response: &mut Response<Body>) -> Option<Self> {
         let status = response.status();
         match response.extensions_mut().remove::<Refusal>() {
             Some(Refusal(error)) => Some(Arc::unwrap_or_clone(error)),
-            // What answers in JSON has said what is the matter: health is such an answer.
             None if response.headers().get(CONTENT_TYPE).is_some_and(|of| of == "application/json") => None,
             None if status.is_client_error() || status.is_server_error() => Some(Self::of_status(status)),
             None => None,

@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::input::task_id;
 use super::names::StepNames;
 use super::{Api, Refusals};
-use crate::explain::{Facts, explain};
+use crate::explain::{Facts, explain, parts};
 
 /// Handlers in one answer.
 const HANDLERS_MAX: i64 = 10_000;
@@ -44,10 +44,11 @@ async fn facts(conn: &mut PgConnection, record: &TaskRecord, now: Timestamp) -> 
             queues.insert(step, ticket_queue(template.namespace.as_str(), pool, record.priority)?.to_string());
         }
     }
-    let pair = |(step, queue): (&StepIndex, &String)| {
-        (queue.clone(), template.step(task.pattern(*step)).handler.callable.clone())
+    let pairs_of = |(step, queue): (&StepIndex, &String)| {
+        let (handler, queue) = (&template.step(task.pattern(*step)).handler, queue.clone());
+        parts(handler).chain([handler.to_string()]).map(move |name| (queue.clone(), name))
     };
-    let pairs: BTreeSet<(String, String)> = queues.iter().map(pair).collect();
+    let pairs: BTreeSet<(String, String)> = queues.iter().flat_map(pairs_of).collect();
     let pairs: Vec<_> = pairs.into_iter().collect();
     let able = if pairs.is_empty() { Vec::new() } else { workers::able(conn, &pairs).await? };
     let states = task.steps().iter().enumerate();

@@ -30,7 +30,7 @@ pub(super) async fn live_short() -> Json<Health> {
 
 #[utoipa::path(get, path = "/health/ready", tag = "system",
     responses((status = 200, description = "The server takes work.", body = Health),
-        (status = 503, description = "The database can't be reached, or the server is stopping.", body = Health)))]
+        (status = 503, description = "The database can't be reached or refuses to store, or the server is stopping.", body = Health)))]
 /// Whether the server takes work.
 pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, Json<Health>) {
     let status = overall(&checks(&api).await);
@@ -39,7 +39,7 @@ pub(super) async fn ready(State(api): State<Api>) -> (StatusCode, Json<Health>) 
 
 #[utoipa::path(get, path = "/ready", tag = "system", operation_id = "ready_short",
     responses((status = 200, description = "The server takes work.", body = Health),
-        (status = 503, description = "The database can't be reached, or the server is stopping.", body = Health)))]
+        (status = 503, description = "The database can't be reached or refuses to store, or the server is stopping.", body = Health)))]
 /// The same as `/health/ready`.
 pub(super) async fn ready_short(state: State<Api>) -> (StatusCode, Json<Health>) {
     ready(state).await
@@ -47,7 +47,7 @@ pub(super) async fn ready_short(state: State<Api>) -> (StatusCode, Json<Health>)
 
 #[utoipa::path(get, path = "/health", tag = "system",
     responses((status = 200, description = "The server takes work.", body = Health),
-        (status = 503, description = "The database can't be reached, or the server is stopping.", body = Health)))]
+        (status = 503, description = "The database can't be reached or refuses to store, or the server is stopping.", body = Health)))]
 /// How the server is.
 pub(super) async fn summary(state: State<Api>) -> (StatusCode, Json<Health>) {
     ready(state).await
@@ -55,7 +55,7 @@ pub(super) async fn summary(state: State<Api>) -> (StatusCode, Json<Health>) {
 
 #[utoipa::path(get, path = "/health/detailed", tag = "system",
     responses((status = 200, description = "The server takes work.", body = DetailedHealth),
-        (status = 503, description = "The database can't be reached, or the server is stopping.", body = DetailedHealth)))]
+        (status = 503, description = "The database can't be reached or refuses to store, or the server is stopping.", body = DetailedHealth)))]
 /// How each part of the server is.
 pub(super) async fn detailed(State(api): State<Api>) -> (StatusCode, Json<DetailedHealth>) {
     let checks = checks(&api).await;
@@ -76,13 +76,15 @@ async fn checks(api: &Api) -> BTreeMap<String, HealthCheck> {
         let status = if waiting * 10 > room * 9 { CheckStatus::Degraded } else { CheckStatus::Healthy };
         check(status, format!("{waiting} of at most {room} wait"), 0.0)
     };
-    let database = if found.database {
-        check(CheckStatus::Healthy, "answers".to_owned(), duration_ms)
-    } else {
-        let open = api.engine.parts.database.is_open(Instant::now());
-        let told =
-            if open { "can't be reached; its breaker is open and requests are refused" } else { "can't be reached" };
-        check(CheckStatus::Unhealthy, told.to_owned(), duration_ms)
+    let open = api.engine.parts.database.is_open(Instant::now());
+    let database = match (found.database, found.refuses) {
+        (false, _) if open => {
+            let told = "can't be reached; its breaker is open and requests are refused";
+            check(CheckStatus::Unhealthy, told.to_owned(), duration_ms)
+        }
+        (false, _) => check(CheckStatus::Unhealthy, "can't be reached".to_owned(), duration_ms),
+        (true, true) => check(CheckStatus::Unhealthy, "answers, but refuses to store".to_owned(), duration_ms),
+        (true, false) => check(CheckStatus::Healthy, "answers".to_owned(), duration_ms),
     };
     let server = if api.shutdown.is_cancelled() {
         check(CheckStatus::Unhealthy, "is stopping".to_owned(), 0.0)

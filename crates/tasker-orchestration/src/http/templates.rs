@@ -169,10 +169,6 @@ pub(super) async fn register(
     if !broken.is_empty() {
         return Err(ApiError::template(&broken));
     }
-    let unsupported = template.unsupported();
-    if !unsupported.is_empty() {
-        return Err(ApiError::unsupported(&unsupported));
-    }
     let (namespace, name) = (template.namespace.to_string(), template.name.clone());
     let (version, hash) = (template.version.to_string(), template.hash.to_string());
     let registered = api.engine.register(template, environment == Environment::Development).await?;

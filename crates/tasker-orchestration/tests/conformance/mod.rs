@@ -5,7 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod server;
+pub(super) mod server;
+mod templates;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -18,7 +19,8 @@ use server::{Server, history, history_folds, violations};
 use sqlx::PgConnection;
 use tasker_lifecycle::template::{self, StepKind, Template};
 use tasker_lifecycle::{
-    Decision, Effect, Event, Follows, Holder, Nonce, StepIndex, StepState, Task, TaskId, TicketRef, Timestamp, decide,
+    Decision, Effect, Event, Follows, Holder, Nonce, StepIndex, StepState, Task, TaskId, TaskState, TicketRef,
+    Timestamp, decide,
 };
 use tasker_shared::messages::{Claim, Report, ReportedOutcome, StepFailure, ticket_queue};
 use tasker_shared::store::claims::{self, Loaded};
@@ -26,6 +28,8 @@ use tasker_shared::store::templates::Templates;
 use tasker_shared::store::{from_sql, queries, reports, tasks};
 use tasker_shared::testing::TestDatabase;
 use uuid::Uuid;
+
+pub(crate) use templates::random_template;
 
 const LEASE: Duration = Duration::from_secs(60);
 /// A wait that goes to the due-time table.
@@ -107,6 +111,78 @@ async fn an_action_whose_answer_got_lost_is_carried_out_once_and_not_refused() {
     assert_eq!(violations(&mut conn).await, Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_claim_that_was_given_back_after_a_failure_is_reported_on_in_the_servers_process() {
+    let retry = json!({"max_attempts": 3, "backoff": "none"});
+    let mut lives = Lives::of_steps(json!([{"name": "s", "handler": "h", "retry": retry}])).await;
+    lives.claim(3, LEASE).await;
+    lives.report_all(Outcome::Soon).await;
+    lives.claim(3, LEASE).await;
+    let tokens: Vec<_> = lives.open.drain(..).map(|claim| claim.token).collect();
+    let mut conn = lives.db.pool.acquire().await.unwrap();
+    assert_eq!(pgmq_notify::release_fenced(&mut conn, &tokens, Duration::ZERO).await.unwrap().len(), 3);
+    drop(conn);
+    lives.claim(3, LEASE).await;
+    assert!(lives.open.iter().all(|claim| claim.attempt == 2), "{:?}", lives.open);
+    lives.report_all(Outcome::Success).await;
+    assert!(lives.twins.values().all(|task| task.state() == TaskState::Complete), "{:?}", lives.twins);
+}
+
+#[tokio::test]
+async fn a_step_that_is_enqueued_and_cancelled_by_reports_of_one_batch_gets_no_ticket() {
+    let mut lives = Lives::of_steps(batches_that_fail_as_a_whole()).await;
+    lives.split(3).await;
+    // Two of three batches run. The first one's end lets the third one run, and the second one's failure cancels it.
+    lives.claim(6, LEASE).await;
+    for task in lives.twins.keys().copied().collect::<Vec<_>>() {
+        let (mine, others) = std::mem::take(&mut lives.open).into_iter().partition(|claim: &Claim| claim.task == task);
+        lives.open = others;
+        let mine = mine.into_iter().zip([Outcome::Success, Outcome::Permanent]);
+        let reports: Vec<Report> = mine.map(|(claim, outcome)| lives.report(claim, outcome)).collect();
+        assert_eq!(reports.len(), 2);
+        if lives.open.len() == 4 {
+            lives.report_here(reports).await;
+        } else {
+            lives.store(reports).await;
+            lives.take_messages().await;
+        }
+        assert_eq!(lives.twins[&task].state(), TaskState::BlockedByFailures);
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_batch_worker_that_had_reported_is_taken_up_again_with_the_next_number() {
+    let mut lives = Lives::of_steps(batches_that_fail_as_a_whole()).await;
+    lives.split(2).await;
+    lives.claim(6, LEASE).await;
+    let task = *lives.twins.keys().next().unwrap();
+    let mine: Vec<Claim> = lives.open.iter().filter(|claim| claim.task == task).cloned().collect();
+    let failed = mine[1].step;
+    let reports = [lives.report(mine[0].clone(), Outcome::Success), lives.report(mine[1].clone(), Outcome::Permanent)];
+    // The first one is stored and its message waits; the second one's failure cancels it.
+    lives.store(reports[..1].to_vec()).await;
+    lives.report_here(reports[1..].to_vec()).await;
+    assert_eq!(lives.twins[&task].step(mine[0].step), Some(StepState::Cancelled));
+    lives.command(task, Event::StepReset { step: failed }).await;
+    lives.open.clear();
+    lives.claim(6, LEASE).await;
+    assert_eq!(lives.open.iter().map(|claim| claim.attempt).collect::<Vec<_>>(), [2, 2]);
+    lives.report_all(Outcome::Success).await;
+    lives.claim(6, LEASE).await;
+    lives.report_all(Outcome::Success).await;
+    assert_eq!(lives.twins[&task].state(), TaskState::Complete);
+}
+
+fn batches_that_fail_as_a_whole() -> serde_json::Value {
+    let once = json!({"max_attempts": 1, "backoff": "none"});
+    let batches = json!({"batch_size": 1, "parallelism": 2, "cursor_field": "id", "failure_strategy": "fail_fast"});
+    json!([
+        {"name": "b", "type": "batchable", "handler": "h", "batch_config": batches},
+        {"name": "w", "type": "batch_worker", "handler": "h", "dependencies": ["b"], "retry": once},
+        {"name": "c", "type": "deferred", "handler": "h", "dependencies": ["w"]}
+    ])
+}
+
 /// What a handler may come to.
 #[derive(Debug, Clone, Copy)]
 enum Outcome {
@@ -141,9 +217,20 @@ struct Lives {
 impl Lives {
     async fn begin(seed: u64, snapshot_bytes: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let db = TestDatabase::create().await;
-        let servers = [Server::start(&db, snapshot_bytes).await, Server::start(&db, snapshot_bytes).await];
         let template = random_template(&mut rng);
+        Self::of(rng, template, snapshot_bytes).await
+    }
+
+    /// Tasks of the template with these steps.
+    async fn of_steps(steps: serde_json::Value) -> Self {
+        let document = json!({"name": "lives", "namespace_name": "test", "version": "1.0.0", "steps": steps});
+        let template = template::from_json(&document, None).unwrap().0;
+        Self::of(StdRng::seed_from_u64(0), template, usize::MAX).await
+    }
+
+    async fn of(rng: StdRng, template: Template, snapshot_bytes: usize) -> Self {
+        let db = TestDatabase::create().await;
+        let servers = [Server::start(&db.pool, snapshot_bytes).await, Server::start(&db.pool, snapshot_bytes).await];
         servers[0].register(&template).await;
         let mut twins = BTreeMap::new();
         for id in servers[0].create(&template, 3).await {
@@ -218,7 +305,7 @@ impl Lives {
     async fn claim(&mut self, qty: usize, lease: Duration) {
         let queue = ticket_queue(self.template.namespace.as_str(), "default", 0).unwrap();
         let mut conn = self.db.pool.acquire().await.unwrap();
-        let claimed = claims::claim(&mut conn, &[queue], lease, qty).await.unwrap();
+        let claimed = claims::claim(&mut conn, &[queue.into()], lease, qty).await.unwrap();
         let claimed: Vec<Claim> =
             claimed.messages.iter().map(|message| Claim::from_message(message, Timestamp(0)).unwrap()).collect();
         for (claim, loaded) in claimed.iter().zip(claims::load(&mut conn, &claimed).await.unwrap()) {
@@ -266,6 +353,24 @@ impl Lives {
             6 => Outcome::Soon,
             _ => Outcome::Permanent,
         }
+    }
+
+    /// Every task's first step is split into so many batches.
+    async fn split(&mut self, count: u32) {
+        self.claim(3, LEASE).await;
+        let open = std::mem::take(&mut self.open);
+        let mut splits: Vec<Report> = open.into_iter().map(|claim| self.report(claim, Outcome::Success)).collect();
+        for split in &mut splits {
+            let ReportedOutcome::Success { follows, .. } = &mut split.outcome else { unreachable!("it succeeds") };
+            *follows = Follows::Batches { worker: StepIndex(1), count };
+        }
+        self.report_here(splits).await;
+    }
+
+    async fn report_all(&mut self, outcome: Outcome) {
+        let open = std::mem::take(&mut self.open);
+        let reports = open.into_iter().map(|claim| self.report(claim, outcome)).collect();
+        self.report_here(reports).await;
     }
 
     fn report(&self, claim: Claim, outcome: Outcome) -> Report {
@@ -388,11 +493,25 @@ impl Lives {
         let mut events: Vec<_> = self.stored.iter().filter(|(of, _)| *of == task).cloned().collect();
         // All of them ended at the same moment: the order of their steps decides.
         events.sort_by_key(step);
+        if event != Event::Cancelled {
+            events.extend(self.counted(task).await);
+        }
         events.push((task, event.clone()));
         let answer = self.a_server().command(task, event.clone()).await;
         let last = self.committed(events).await;
         // An action on a step that changes nothing is refused, a second cancel is not.
         assert_eq!(answer.unwrap_or(false), last.is_some_and(|decision| !decision.is_empty()), "{event:?}");
+    }
+
+    /// The attempts that are stored of each step: they count where it is cancelled.
+    async fn counted(&self, task: TaskId) -> Vec<(TaskId, Event)> {
+        let counts = "SELECT step, max(attempt) FROM tasker.attempts WHERE task_uuid = $1 GROUP BY step ORDER BY step";
+        let counts = sqlx::query_as(counts).bind(task.uuid()).fetch_all(&self.db.pool).await.unwrap();
+        let number = |column: i32| u32::try_from(column).unwrap();
+        let counted = counts.into_iter().map(|(step, attempts): (i32, i32)| {
+            (task, Event::Counted { step: StepIndex(number(step)), attempts: number(attempts) })
+        });
+        counted.collect()
     }
 
     /// The events happen in memory, at the moment of the commit; then both are compared. Answers with what was
@@ -493,50 +612,4 @@ fn admit(twin: &mut Task, stored: &Task) -> Option<String> {
         adopt(twin, &decision, stored);
     }
     (!held.is_empty()).then(|| "Admitted".to_owned())
-}
-
-fn random_template(rng: &mut StdRng) -> Template {
-    let count = rng.random_range(1..9);
-    let plain = rng.random_bool(0.3);
-    let mut parents: Vec<Vec<String>> = Vec::new();
-    for at in 0..count {
-        parents.push((0..at).filter(|_| rng.random_bool(0.4)).map(|at| format!("s{at}")).collect());
-    }
-    let mut steps = Vec::new();
-    for at in 0..count {
-        let name = format!("s{at}");
-        let has_children = parents.iter().any(|parents| parents.contains(&name));
-        // Some are decisions, wait for what was created, or are split.
-        let kind = match rng.random_range(0..6) {
-            _ if plain => "standard",
-            0 if has_children => "decision",
-            1 if at > 0 => "deferred",
-            2 => "batchable",
-            _ => "standard",
-        };
-        let retry = json!({"max_attempts": rng.random_range(1..4), "backoff": "none", "max_backoff_ms": LATER_MS * 2});
-        let mut step = json!({"name": name, "type": kind, "handler": "h", "dependencies": parents[at], "retry": retry.clone(),
-                   "uses": uses(rng)});
-        if kind == "batchable" {
-            let strategy = ["continue_on_failure", "fail_fast", "isolate"][rng.random_range(0..3)];
-            step["batch_config"] = json!({"batch_size": 1, "parallelism": rng.random_range(1..3), "cursor_field": "id",
-                                          "failure_strategy": strategy});
-            let (worker, convergence) = (format!("w{at}"), format!("c{at}"));
-            steps.push(json!({"name": worker, "type": "batch_worker", "handler": "h", "dependencies": [name],
-                              "retry": retry, "uses": uses(rng)}));
-            steps.push(json!({"name": convergence, "type": "deferred", "handler": "h", "dependencies": [worker]}));
-        }
-        steps.push(step);
-    }
-    let document = json!({"name": "lives", "namespace_name": "test", "version": "1.0.0", "steps": steps});
-    template::from_json(&document, None).unwrap().0
-}
-
-/// Now and then a resource, or two.
-fn uses(rng: &mut StdRng) -> &'static [&'static str] {
-    match rng.random_range(0..8) {
-        0 => &["shop"],
-        1 => &["shop", "bank"],
-        _ => &[],
-    }
 }

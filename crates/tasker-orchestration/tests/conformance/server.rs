@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pgmq_notify::{Mode, Notifier, Wakeups};
 use serde_json::value::RawValue;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use tasker_lifecycle::template::Template;
 use tasker_lifecycle::{Event, StepIndex, StepState, Task, TaskId, TaskState};
 use tasker_shared::config::{Config, Environment};
@@ -14,7 +14,6 @@ use tasker_shared::store::queries::{self, HistoryRow};
 use tasker_shared::store::tasks::{self, Details, Snapshot};
 use tasker_shared::store::writes::ByHand;
 use tasker_shared::telemetry::Metrics;
-use tasker_shared::testing::TestDatabase;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -23,24 +22,24 @@ use crate::advance::{Advance, snapshots};
 use crate::engine::{Engine, Parts};
 use crate::enqueuer::{Command, Ordered, Repair, StepEnqueuer, Sweep};
 use crate::errors::CommandError;
-use crate::requests::{Request, Submission, TaskRequests};
+use crate::requests::{Request, Submission, SubmissionKey, TaskRequests};
 use crate::results::ResultProcessor;
 
 /// See the module.
-pub(super) struct Server {
+pub(in crate::advance) struct Server {
     engine: Engine,
     results: ResultProcessor,
     enqueuer: StepEnqueuer,
 }
 
 impl Server {
-    pub(super) async fn start(db: &TestDatabase, snapshot_bytes: usize) -> Self {
+    pub(in crate::advance) async fn start(pool: &PgPool, snapshot_bytes: usize) -> Self {
         let mut config = Config::default();
         config.environment = Environment::Test;
         config.cache.snapshot_bytes = snapshot_bytes;
         let (wakeups, notifier) = (Wakeups::new(Mode::PollingOnly), Notifier::new(Mode::PollingOnly));
         let metrics = Arc::new(Metrics::new());
-        let started = Engine::start(Arc::new(config), db.pool.clone(), metrics, wakeups, notifier, None).await;
+        let started = Engine::start(Arc::new(config), pool.clone(), metrics, wakeups, notifier, None).await;
         let (engine, running, _) = started.unwrap();
         running.stop().await;
         let parts = || Arc::clone(&engine.parts);
@@ -53,12 +52,22 @@ impl Server {
         &self.engine.parts
     }
 
-    pub(super) async fn register(&self, template: &Template) {
+    pub(in crate::advance) async fn register(&self, template: &Template) {
         self.engine.register(template.clone(), false).await.unwrap();
     }
 
     /// Creates tasks, all in one commit.
-    pub(super) async fn create(&self, template: &Template, count: usize) -> Vec<TaskId> {
+    pub(in crate::advance) async fn create(&self, template: &Template, count: usize) -> Vec<TaskId> {
+        self.ask_for(template, count, None).await
+    }
+
+    /// Asks for tasks, all in one commit and, where there is a key, under the same one.
+    pub(in crate::advance) async fn ask_for(
+        &self,
+        template: &Template,
+        count: usize,
+        key: Option<&str>,
+    ) -> Vec<TaskId> {
         let template = Arc::new(template.clone());
         let mut replies = Vec::new();
         let requests = (0..count).map(|_| {
@@ -70,7 +79,7 @@ impl Server {
                 priority: 0,
                 correlation_id: None,
                 details: Details::default(),
-                key: None,
+                key: key.map(|key| SubmissionKey { key: key.to_owned(), body_hash: [1; 32], strict: false }),
                 reply,
             };
             Request { id: self.parts().new_task_id(), submission }
@@ -85,26 +94,30 @@ impl Server {
     }
 
     /// Reports of a worker in this process.
-    pub(super) async fn report(&self, reports: Vec<Report>) {
+    pub(in crate::advance) async fn report(&self, reports: Vec<Report>) {
         inbox(&self.results, self.parts(), reports).await;
     }
 
     /// Every result message of workers elsewhere.
-    pub(super) async fn take_messages(&self) {
+    pub(in crate::advance) async fn take_messages(&self) {
         let mut tx = self.parts().pool.begin().await.unwrap();
         let handled = self.results.handle(&mut *tx, Work::Source(100)).await.unwrap();
         tx.commit().await.unwrap();
         self.results.committed(handled.after, Vec::new());
     }
 
-    pub(super) async fn command(&self, task: TaskId, event: Event) -> Result<bool, CommandError> {
+    pub(in crate::advance) async fn command(&self, task: TaskId, event: Event) -> Result<bool, CommandError> {
         let (command, answer) = ordered(task, event);
         inbox(&self.enqueuer, self.parts(), vec![command]).await;
         answer.await.unwrap()
     }
 
     /// The command is committed, the answer of that commit gets lost, and the actor tries again.
-    pub(super) async fn command_of_lost_outcome(&self, task: TaskId, event: Event) -> Result<bool, CommandError> {
+    pub(in crate::advance) async fn command_of_lost_outcome(
+        &self,
+        task: TaskId,
+        event: Event,
+    ) -> Result<bool, CommandError> {
         let (command, answer) = ordered(task, event);
         let commands = vec![command];
         let mut last = None;
@@ -117,8 +130,16 @@ impl Server {
         answer.await.unwrap()
     }
 
+    /// The first due time that has come, or what the sweep finds where there is none.
+    pub(in crate::advance) async fn look(&self) {
+        let mut tx = self.parts().pool.begin().await.unwrap();
+        let handled = self.enqueuer.handle(&mut *tx, Work::Source(1)).await.unwrap();
+        tx.commit().await.unwrap();
+        self.enqueuer.committed(handled.after, Vec::new());
+    }
+
     /// Events that need no message or ticket.
-    pub(super) async fn advance(&self, events: &[(TaskId, Event)]) {
+    pub(in crate::advance) async fn advance(&self, events: &[(TaskId, Event)]) {
         let ids: BTreeSet<TaskId> = events.iter().map(|(task, _)| *task).collect();
         let ids: Vec<TaskId> = ids.into_iter().collect();
         let mut tx = self.parts().pool.begin().await.unwrap();
@@ -134,7 +155,7 @@ impl Server {
     }
 
     /// What the cache has under the stored version is what is stored.
-    pub(super) fn cache_agrees(&self, stored: &Snapshot) {
+    pub(in crate::advance) fn cache_agrees(&self, stored: &Snapshot) {
         let Some(cached) = self.parts().snapshots.take(stored.task.id(), stored.version) else { return };
         assert_eq!(cached.task.to_stored(), stored.task.to_stored());
         assert_eq!((cached.seq, cached.priority), (stored.seq, stored.priority));
@@ -143,7 +164,7 @@ impl Server {
     }
 
     /// How many snapshots came from the cache, and how many did not.
-    pub(super) fn cached(&self) -> (u64, u64) {
+    pub(in crate::advance) fn cached(&self) -> (u64, u64) {
         let metrics = &self.parts().metrics;
         (metrics.cache_hits.get(), metrics.cache_misses.get())
     }
@@ -176,12 +197,12 @@ async fn inbox<A: Actor>(actor: &A, parts: &Parts, events: Vec<A::Event>) {
     actor.committed(handled.after, events);
 }
 
-pub(super) async fn history(conn: &mut PgConnection, task: TaskId) -> Vec<HistoryRow> {
+pub(in crate::advance) async fn history(conn: &mut PgConnection, task: TaskId) -> Vec<HistoryRow> {
     queries::history(conn, task, 0, 10_000).await.unwrap()
 }
 
 /// The history, folded over steps that are all pending, is the task.
-pub(super) fn history_folds(rows: &[HistoryRow], task: &Task) {
+pub(in crate::advance) fn history_folds(rows: &[HistoryRow], task: &Task) {
     let mut steps: Vec<(StepState, u32)> = task.template().initial_states().iter().map(|state| (*state, 0)).collect();
     steps.resize(task.steps().len(), (StepState::NotCreated, 0));
     let mut state = TaskState::Pending;
@@ -203,7 +224,7 @@ pub(super) fn history_folds(rows: &[HistoryRow], task: &Task) {
 }
 
 /// Live steps that are not held by exactly one thing, and things that hold no live step.
-pub(super) async fn violations(conn: &mut PgConnection) -> Vec<String> {
+pub(in crate::advance) async fn violations(conn: &mut PgConnection) -> Vec<String> {
     let found = sqlx::query_scalar(
         "SELECT v::text FROM tasker.live_step_violations() v UNION ALL SELECT p::text FROM tasker.permit_violations() p",
     );

@@ -89,7 +89,12 @@ fn cases() -> Vec<Case> {
         enqueued((true, 1, -9), (1, 1, 1), R::WaitingForWorker, "for 9 s"),
         enqueued((true, 1, 20), (1, 1, 1), R::Claimed, "at least until 2023-11-14T22:13:40.000Z"),
         enqueued((true, 0, 20), (1, 1, 1), R::WaitingForWorker, "1 live workers can run it"),
-        enqueued((false, 0, -9), (0, 0, 0), R::NoLiveWorker, "no live worker knows its handler h or claims from"),
+        enqueued(
+            (false, 0, -9),
+            (0, 0, 0),
+            R::NoLiveWorker,
+            "no live worker knows its handler h, and none claims from worker_shop_queue",
+        ),
         enqueued(
             (true, 0, 5),
             (0, 0, 3),

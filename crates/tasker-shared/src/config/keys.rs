@@ -265,8 +265,12 @@ pub static KEYS: &[Key] = &[
         "The namespaces this worker takes steps from."),
     key(Worker, "worker.pools", Kind::Names { rule: "each 1 to 12 of a-z and 0-9", holds: is_pool }, Value("default"), "",
         "The pools this worker takes steps from. Pools part the steps of one namespace among workers, e.g. by language or hardware."),
+    key(Worker, "worker.status_address", Kind::Address, Absent("nothing is served"), "",
+        "Where a worker in a process of its own answers /health/live, /health/ready and /metrics. A server has them in its API."),
     key(Worker, "worker.unregistered_delay_ms", int_lower_in_test(100, HOUR_MS, 10), Value("5000"), "ms",
         "How long a step whose handler this worker does not have is given back for. It bounds how often such a ticket makes the round during a rolling deployment."),
+    key(Worker, "worker.aging_ms", int_lower_in_test(1_000, 24 * HOUR_MS, 1), Value("60000"), "ms",
+        "How long a ticket waits until it counts as one of the next higher priority, and twice as long for the one above. Lower it where work of low priority has to end in time; raise it where work of high priority must not be held up by the rest."),
 ];
 
 /// The key of this name.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgmq_notify::{Message, QueueName};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
-use tasker_lifecycle::template::TemplateHash;
+use tasker_lifecycle::template::{HandlerRef, TemplateHash};
 use tasker_lifecycle::{StepIndex, TaskId};
 use uuid::Uuid;
 
@@ -24,30 +25,55 @@ pub struct Claimed {
     pub next_ms: Option<u64>,
 }
 
-/// Claims up to `qty` tickets, from the first queue first. One statement, so that a ticket that becomes
-/// visible between the claim and the look at the hidden ones is seen by the latter.
+/// One queue's part in a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The queue.
+    pub queue: QueueName,
+    /// Neighbours of the same group share what is claimed equally; the next group gets what they leave.
+    pub group: i32,
+    /// Only tickets that could have been claimed for this long count.
+    pub waited_ms: u64,
+}
+
+impl From<QueueName> for Part {
+    /// All tickets of a queue.
+    fn from(queue: QueueName) -> Self {
+        Self { queue, group: 0, waited_ms: 0 }
+    }
+}
+
+/// Claims up to `qty` tickets, part by part. One statement, so that a ticket that becomes visible between the claim and
+/// the look at the hidden ones is seen by the latter.
 ///
 /// # Errors
 /// Where the database refuses or is away.
 pub async fn claim(
     conn: &mut PgConnection,
-    queues: &[QueueName],
+    parts: &[Part],
     lease: Duration,
     qty: usize,
 ) -> Result<Claimed, StoreError> {
-    let names: Vec<&str> = queues.iter().map(QueueName::as_str).collect();
+    let queues: Vec<&str> = parts.iter().map(|part| part.queue.as_str()).collect();
+    let groups: Vec<i32> = parts.iter().map(|part| part.group).collect();
+    let ages_ms: Vec<i64> = parts.iter().map(|part| i64::try_from(part.waited_ms).unwrap_or(i64::MAX)).collect();
+    let whole = parts.iter().filter(|part| part.waited_ms == 0);
+    let whole: Vec<&str> = whole.map(|part| part.queue.as_str()).collect();
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     let rows = sqlx::query!(
-        r#"WITH m AS MATERIALIZED (SELECT * FROM pgmq_notify.read($1, $2, $3)), n AS MATERIALIZED (
-               SELECT CASE WHEN (SELECT count(*) FROM m) < $3 THEN pgmq_notify.next_vt($1) END AS vt
+        r#"WITH m AS MATERIALIZED (SELECT * FROM pgmq_notify.read_shared($1, $2, $3, $4, $5)), n AS MATERIALIZED (
+               SELECT CASE WHEN (SELECT count(*) FROM m) < $5 THEN pgmq_notify.next_vt($6) END AS vt
            )
            SELECT queue, msg_id, read_ct, enqueued_at, vt, body, NULL::bigint AS next_ms FROM m
            UNION ALL
            SELECT NULL, NULL, NULL, NULL, NULL, NULL, ceil(extract(epoch FROM vt - clock_timestamp()) * 1000)::bigint
            FROM n WHERE vt IS NOT NULL"#,
-        &names as &[&str],
+        &queues as &[&str],
+        &groups,
+        &ages_ms,
         lease_ms,
-        i32::try_from(qty).unwrap_or(i32::MAX)
+        i32::try_from(qty).unwrap_or(i32::MAX),
+        &whole as &[&str]
     )
     .fetch_all(conn)
     .await?;
@@ -59,7 +85,8 @@ pub async fn claim(
             claimed.next_ms = row.next_ms.map(|ms| u64::try_from(ms).unwrap_or(0));
             continue;
         };
-        let queue = queues.iter().find(|name| name.as_str() == queue).expect("a queue that was named").clone();
+        let part = parts.iter().find(|part| part.queue.as_str() == queue).expect("a queue that was named");
+        let queue = part.queue.clone();
         claimed.messages.push(Message { queue, msg_id, read_ct, enqueued_at, vt, body });
     }
     Ok(claimed)
@@ -212,26 +239,48 @@ pub async fn inputs(
     Ok(inputs)
 }
 
-/// The ticket queues that a worker with these handlers looks into, each with its band of priority:
-/// of `namespaces`, or of every namespace that has a template with a step for one of `handlers`.
+/// The handlers that the steps of registered templates call for, each with its namespace and without its settings: of
+/// `namespaces` or of all, and under these `callables` or under any.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn handlers(
+    conn: &mut PgConnection,
+    namespaces: Option<&[String]>,
+    callables: Option<&[String]>,
+) -> Result<Vec<(String, HandlerRef)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT DISTINCT t.namespace, h.callable AS "callable!", h.method, h.resolver
+           FROM tasker.templates t
+           CROSS JOIN LATERAL jsonb_array_elements(t.content -> 'steps') s
+           CROSS JOIN LATERAL jsonb_to_record(s -> 'handler') AS h (callable text, method text, resolver text)
+           WHERE ($1::text[] IS NULL OR t.namespace = ANY ($1)) AND ($2::text[] IS NULL OR h.callable = ANY ($2))"#,
+        namespaces,
+        callables
+    )
+    .fetch_all(conn)
+    .await?;
+    let handlers = rows.into_iter().map(|row| {
+        let (callable, method, resolver) = (row.callable, row.method, row.resolver);
+        (row.namespace, HandlerRef { callable, method, resolver, initialization: Value::Null })
+    });
+    Ok(handlers.collect())
+}
+
+/// The ticket queues of these namespaces and pools, each with its band of priority.
 ///
 /// # Errors
 /// Where the database is away.
 pub async fn queues(
     conn: &mut PgConnection,
-    namespaces: Option<&[String]>,
+    namespaces: &[String],
     pools: &[String],
-    handlers: &[String],
 ) -> Result<Vec<(QueueName, i16)>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT q.queue, q.band FROM tasker.queues q
-         WHERE q.pool = ANY ($2) AND CASE WHEN $1::text[] IS NOT NULL THEN q.namespace = ANY ($1) ELSE EXISTS (
-             SELECT FROM tasker.templates t, jsonb_array_elements(t.content -> 'steps') s
-             WHERE t.namespace = q.namespace AND s -> 'handler' ->> 'callable' = ANY ($3)) END
+        "SELECT q.queue, q.band FROM tasker.queues q WHERE q.pool = ANY ($2) AND q.namespace = ANY ($1)
          ORDER BY q.band DESC, q.queue",
         namespaces,
-        pools,
-        handlers
+        pools
     )
     .fetch_all(conn)
     .await?;

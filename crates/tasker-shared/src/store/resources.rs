@@ -40,6 +40,7 @@ struct Row {
     open_until: Option<DateTime<Utc>>,
     in_flight: i64,
     waiting: bool,
+    now: Option<DateTime<Utc>>,
 }
 
 impl Row {
@@ -101,7 +102,7 @@ pub async fn lock(
         r#"SELECT namespace AS "namespace!", resource AS "resource!", max_in_flight,
                   failures_to_open AS "failures_to_open!", open_ms AS "open_ms!", max_open_ms AS "max_open_ms!",
                   paused AS "paused!", state AS "state!", failures AS "failures!", times AS "times!",
-                  allowed AS "allowed!", open_until, in_flight AS "in_flight!", waiting AS "waiting!"
+                  allowed AS "allowed!", open_until, in_flight AS "in_flight!", waiting AS "waiting!", NULL::timestamptz AS now
            FROM tasker.lock_resources($1, $2)"#,
         &namespaces as &[&str],
         &names as &[&str]
@@ -187,15 +188,16 @@ pub async fn permit(conn: &mut PgConnection, given: &[&Permit], taken_back: &[&P
     Ok(())
 }
 
-/// The resources that hold steps, not locked: what they say may have changed when they are.
+/// The resources that hold steps, and the time of the look. They are not locked: what they say may have changed when
+/// they are.
 ///
 /// # Errors
 /// Where the database is away.
-pub async fn holding(conn: &mut PgConnection) -> Result<Vec<(ResourceKey, Gate)>, StoreError> {
+pub async fn holding(conn: &mut PgConnection) -> Result<(Vec<(ResourceKey, Gate)>, Timestamp), StoreError> {
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT r.namespace, r.resource, r.max_in_flight, r.failures_to_open, r.open_ms, r.max_open_ms, r.paused,
-                  r.state, r.failures, r.times, r.allowed, r.open_until, true AS "waiting!",
+                  r.state, r.failures, r.times, r.allowed, r.open_until, true AS "waiting!", clock_timestamp() AS now,
                   (SELECT count(*) FROM tasker.permits p
                    WHERE p.namespace = r.namespace AND p.resource = r.resource) AS "in_flight!"
            FROM tasker.resources r
@@ -203,7 +205,8 @@ pub async fn holding(conn: &mut PgConnection) -> Result<Vec<(ResourceKey, Gate)>
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(Row::gate).collect())
+    let now = rows.first().and_then(|row| row.now).map_or(Timestamp(0), from_sql);
+    Ok((rows.into_iter().map(Row::gate).collect(), now))
 }
 
 /// A step that a resource holds.
@@ -331,6 +334,7 @@ pub async fn list(
             open_until: r.open_until,
             in_flight: r.in_flight,
             waiting: held > 0,
+            now: None,
         }
         .gate();
         Known { key, gate, held, set_by, reason, changed_at }

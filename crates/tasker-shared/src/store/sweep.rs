@@ -1,14 +1,15 @@
 //! What the slow sweep looks for: attempts that nobody decided on, and partitions to come.
 
 use sqlx::PgConnection;
-use tasker_lifecycle::{Event, TaskId};
+use tasker_lifecycle::{Event, StepIndex, TaskId};
 use uuid::Uuid;
 
 use super::StoreError;
 use super::tasks::{reported, task_id};
+use super::writes::step_column;
 
 /// Accepted attempts of live tasks that the task row does not know yet and that are older than `age_ms`:
-/// their result message got lost. Looks at `limit` live tasks after `after`; answers with the last one
+/// their result message got lost. One that ended in the future did so before the clock jumped back. Looks at `limit` live tasks after `after`; answers with the last one
 /// looked at, or `None` at the end.
 ///
 /// # Errors
@@ -33,8 +34,8 @@ pub async fn undecided(
                SELECT a.* FROM jsonb_each(l.sparse) AS s (step, entry)
                JOIN tasker.attempts a ON a.task_uuid = l.task_uuid AND a.step = s.step::integer
                                      AND a.nonce = (s.entry ->> 'n')::uuid AND a.outcome <> 'lost'
-               WHERE l.updated_at < clock_timestamp() - $3 * interval '1 millisecond'
-                 AND a.ended_at < clock_timestamp() - $3 * interval '1 millisecond'
+               WHERE abs(extract(epoch FROM clock_timestamp() - l.updated_at)) * 1000 > $3::double precision
+                 AND abs(extract(epoch FROM clock_timestamp() - a.ended_at)) * 1000 > $3::double precision
            ) a ON true
            ORDER BY l.task_uuid, a.ended_at, a.step"#,
         after,
@@ -92,6 +93,26 @@ pub async fn undecided_of(conn: &mut PgConnection, tasks: &[TaskId]) -> Result<V
         }
     }
     Ok(found)
+}
+
+/// The number of the last attempt that is stored of each of these steps, 0 where there is none. Their tasks must be
+/// locked.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn attempts_of(conn: &mut PgConnection, steps: &[(TaskId, StepIndex)]) -> Result<Vec<u32>, StoreError> {
+    let tasks: Vec<Uuid> = steps.iter().map(|(task, _)| task.uuid()).collect();
+    let indexes: Vec<i32> = steps.iter().map(|(_, step)| step_column(*step)).collect();
+    let last = sqlx::query_scalar!(
+        r#"SELECT coalesce((SELECT max(a.attempt) FROM tasker.attempts a WHERE a.task_uuid = u.task AND a.step = u.step), 0)
+               AS "last!"
+           FROM unnest($1::uuid[], $2::integer[]) WITH ORDINALITY AS u (task, step, ord) ORDER BY u.ord"#,
+        &tasks,
+        &indexes
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(last.into_iter().map(|last| u32::try_from(last).unwrap_or(0)).collect())
 }
 
 /// Makes the partitions of the months to come; answers with how many were missing.

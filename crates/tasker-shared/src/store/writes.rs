@@ -119,10 +119,10 @@ impl Writes {
         }
     }
 
-    /// Adds an accepted local report, and `lost` rows for the claims before it that never reported.
-    pub fn attempt(&mut self, report: &Report) {
-        let first = u32::try_from(report.claim.base_attempt.max(0)).expect("not negative") + 1;
-        for attempt in first..report.claim.attempt {
+    /// Adds an accepted local report, and `lost` rows for the claims before it that never reported: those after
+    /// `decided`, the attempts that the task knows. The ticket's base is lower after a release.
+    pub fn attempt(&mut self, report: &Report, decided: u32) {
+        for attempt in decided + 1..report.claim.attempt {
             self.attempts.push(report, attempt, "lost");
         }
         self.attempts.push(report, report.claim.attempt, report.outcome.name());

@@ -3,6 +3,7 @@
 
 mod fence;
 mod install;
+mod parts;
 mod queue;
 mod support;
 mod wakeups;

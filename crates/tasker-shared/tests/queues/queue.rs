@@ -123,23 +123,26 @@ async fn what_became_visible_since_the_transaction_began_is_due_now() {
 async fn hidden_messages_are_counted_apart_and_clamped_by_their_kind() {
     on_database(async |pool| {
         let mut conn = pool.acquire().await.unwrap();
-        let mut messages = outgoing(&mut conn, &queue("a"), 5).await;
+        let mut messages = outgoing(&mut conn, &queue("a"), 6).await;
         messages[1] = messages[1].clone().claimed(secs(100));
         messages[2] = messages[2].clone().delayed(secs(100));
         // What a clock that jumped back by an hour leaves behind.
         messages[3] = messages[3].clone().claimed(secs(3700));
         messages[4] = messages[4].clone().delayed(secs(3700));
         send(&mut conn, &messages).await.unwrap();
+        let later = "UPDATE pgmq.q_a SET enqueued_at = enqueued_at + interval '1 hour', vt = vt + interval '1 hour'
+                     WHERE msg_id = $1";
+        sqlx::query(later).bind(messages[5].msg_id).execute(&mut *conn).await.unwrap();
 
         let before = depth(&mut conn, &[queue("b"), queue("a")]).await.unwrap();
-        assert_eq!(before.iter().map(|d| (d.visible, d.hidden)).collect::<Vec<_>>(), [(0, 0), (1, 4)]);
+        assert_eq!(before.iter().map(|d| (d.visible, d.hidden)).collect::<Vec<_>>(), [(0, 0), (1, 5)]);
         assert_eq!(before[0].oldest, None);
         assert!(before[1].oldest.is_some_and(|age| age < secs(10)));
 
-        assert_eq!(clamp_vt(&mut conn, &[queue("a")], secs(600), secs(200)).await.unwrap(), 2);
+        assert_eq!(clamp_vt(&mut conn, &[queue("a")], secs(600), secs(200)).await.unwrap(), 3);
         assert_eq!(clamp_vt(&mut conn, &[queue("a")], secs(600), secs(200)).await.unwrap(), 0);
         let got = read(&mut conn, &[queue("a")], secs(1000), 10).await.unwrap();
-        let expected = [&messages[0], &messages[3]].map(|message| message.msg_id);
+        let expected = [&messages[0], &messages[3], &messages[5]].map(|message| message.msg_id);
         assert_eq!(got.iter().map(|message| message.msg_id).collect::<Vec<_>>(), expected);
         let waiting: Vec<(i64, i64)> = sqlx::query_as(
             "SELECT msg_id, round(extract(epoch FROM vt - clock_timestamp()) / 100)::bigint FROM pgmq.q_a

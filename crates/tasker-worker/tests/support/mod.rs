@@ -43,35 +43,31 @@ impl Setup {
     /// Steps as YAML; each calls a handler.
     pub async fn new(steps: &str) -> Self {
         let db = TestDatabase::create().await;
-        let text = format!("name: job\nnamespace_name: here\nversion: 1.0.0\nsteps:\n{steps}");
-        let (template, _) = template::parse(&text, None).unwrap();
-        let known = queues::of_template(&template).unwrap();
-        let names = known.iter().map(|(queue, _, _)| queue.clone());
-        let names: Vec<QueueName> = names.chain(queues::of_events(&template)).collect();
-        let mut conn = db.pool.acquire().await.unwrap();
-        pgmq_notify::create_queues(&mut conn, &names).await.unwrap();
-        templates::register(&mut conn, &template, false).await.unwrap();
-        queues::register(&mut conn, "here", &known).await.unwrap();
-        drop(conn);
+        let template = register(&db, "here", steps).await;
         let mut config = Config::default();
         tasker_shared::telemetry::init(&config.telemetry);
         config.worker.id = "tested".to_owned();
         config.queue.poll_max_ms = 1_000;
         let queue = ticket_queue("here", "default", 0).unwrap();
         let (metrics, listening) = (Arc::new(Metrics::new()), CancellationToken::new());
-        Self { db, template: Arc::new(template), queue, config, metrics, listening }
+        Self { db, template, queue, config, metrics, listening }
     }
 
     /// A task with its first tickets, visible after the delay.
     pub async fn task(&self, context: Value, delay: Duration) -> TaskId {
+        self.task_of(&self.template, 0, context, delay).await
+    }
+
+    /// A task of another template, or of another priority.
+    pub async fn task_of(&self, template: &Arc<Template>, priority: i16, context: Value, delay: Duration) -> TaskId {
         let mut conn = self.db.pool.acquire().await.unwrap();
         let now = from_sql(chrono::Utc::now());
         let id = TaskId::new(u64::try_from(now.0 / 1000).unwrap(), rand::random());
         let mut snapshot = Snapshot {
-            task: Task::new(id, Arc::clone(&self.template)),
+            task: Task::new(id, Arc::clone(template)),
             version: 1,
             seq: 0,
-            priority: 0,
+            priority,
             correlation_id: id.uuid(),
         };
         let decision = decide(&snapshot.task, &Event::Started, now).unwrap();
@@ -81,11 +77,13 @@ impl Setup {
         writes.history(id, &mut snapshot.seq, Event::Started.cause(), &decision, state);
         for effect in decision.effects {
             let Effect::Enqueue { step, .. } = effect else { continue };
-            let msg_id = pgmq_notify::reserve_ids(&mut conn, &self.queue, 1).await.unwrap()[0];
+            let pool = template.step(step).pool.as_str();
+            let queue = ticket_queue(template.namespace.as_str(), pool, priority).unwrap();
+            let msg_id = pgmq_notify::reserve_ids(&mut conn, &queue, 1).await.unwrap()[0];
             let nonce = Nonce(Uuid::from_u128(rand::random()));
             snapshot.task.hold(step, Holder::Ticket(TicketRef { msg_id, nonce }));
             let body = ticket(id, step, nonce);
-            writes.ticket(Outgoing::new(self.queue.clone(), msg_id, body).delayed(delay));
+            writes.ticket(Outgoing::new(queue, msg_id, body).delayed(delay));
         }
         let context: Arc<RawValue> = serde_json::value::to_raw_value(&context).unwrap().into();
         let new = NewTask { snapshot, context, details: Details::default() };
@@ -122,7 +120,7 @@ impl Setup {
     /// Claims as another worker would.
     pub async fn claim(&self, lease: Duration) -> Vec<Claim> {
         let mut conn = self.db.pool.acquire().await.unwrap();
-        let found = claims::claim(&mut conn, std::slice::from_ref(&self.queue), lease, 100).await.unwrap();
+        let found = claims::claim(&mut conn, &[self.queue.clone().into()], lease, 100).await.unwrap();
         found
             .messages
             .iter()
@@ -180,6 +178,20 @@ impl Setup {
     pub fn ticket_table(&self) -> String {
         format!("pgmq.q_{}", self.queue)
     }
+}
+
+/// A template of one namespace, with its queues.
+pub async fn register(db: &TestDatabase, namespace: &str, steps: &str) -> Arc<Template> {
+    let text = format!("name: job\nnamespace_name: {namespace}\nversion: 1.0.0\nsteps:\n{steps}");
+    let (template, _) = template::parse(&text, None).unwrap();
+    let known = queues::of_template(&template).unwrap();
+    let names = known.iter().map(|(queue, _, _)| queue.clone());
+    let names: Vec<QueueName> = names.chain(queues::of_events(&template)).collect();
+    let mut conn = db.pool.acquire().await.unwrap();
+    pgmq_notify::create_queues(&mut conn, &names).await.unwrap();
+    templates::register(&mut conn, &template, false).await.unwrap();
+    queues::register(&mut conn, namespace, &known).await.unwrap();
+    Arc::new(template)
 }
 
 /// The body of a ticket's message.

@@ -92,6 +92,28 @@ pub(crate) enum DlqCommand {
     Stats,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum AnalyticsCommand {
+    /// Show how many tasks ended how, and how long handlers ran
+    Performance {
+        /// Of tasks that were created within so many hours
+        #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=720))]
+        hours: u32,
+    },
+    /// List the steps and templates whose handlers ran longest
+    Bottlenecks {
+        /// Of tasks that were created within so many hours
+        #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=720))]
+        hours: u32,
+        /// At most this many steps and templates
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+        limit: u32,
+        /// Only those that ran at least this often
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        min_executions: u32,
+    },
+}
+
 /// What an entry may become.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 #[value(rename_all = "snake_case")]

@@ -16,7 +16,7 @@ use crate::cli::{RunDev, RunWorker};
 use crate::commands::bench;
 use crate::database::Database;
 use crate::failure::{Failure, Status};
-use crate::node::{Node, interrupted, listen};
+use crate::node::{Node, interrupted, listen, listen_on};
 use crate::output::Output;
 
 /// The handlers that come with the binary: the examples, the one that benchmarks call, and the fault tests' probe
@@ -57,10 +57,17 @@ pub(crate) async fn worker(
     if !arguments.namespaces.is_empty() {
         config.worker.namespaces = Some(arguments.namespaces.clone());
     }
+    let listener = match config.worker.status_address {
+        Some(address) => Some(listen_on(address, "worker.status_address").await?),
+        None => None,
+    };
     let database = Database::named(&config).await?;
     let config = Arc::new(config);
-    let node = Node::start(Arc::clone(&config), &database, false, Some(handlers)).await?;
+    let mut node = Node::start(Arc::clone(&config), &database, false, Some(handlers)).await?;
     output.line(&format!("worker {} on {}", config.worker.id, database.what))?;
+    if let Some(listener) = listener {
+        output.line(&format!("  status   http://{}", node.serve_status(listener).await?))?;
+    }
     interrupted().await?;
     node.stop().await;
     database.close().await;
@@ -145,9 +152,9 @@ async fn register(
     for warning in warnings {
         tracing::warn!(template = what, path = warning.path, "{}", warning.message);
     }
-    let unsupported = template.unsupported();
-    if !unsupported.is_empty() {
-        return Err(refused(unsupported));
+    let broken = tasker_orchestration::schema_problems(&template);
+    if !broken.is_empty() {
+        return Err(refused(broken));
     }
     match engine.register(template, replace).await {
         Ok(Registered::Conflict) => {

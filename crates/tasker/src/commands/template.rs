@@ -89,7 +89,7 @@ fn validate(wanted: &TemplateFiles, output: &Output) -> Result<Status, Failure> 
 fn check(file: PathBuf, environment: Option<&str>) -> Checked {
     match read(&file, environment) {
         Ok((template, warnings)) => {
-            let problems = template.unsupported();
+            let problems = tasker_orchestration::schema_problems(&template);
             let identity = Identity {
                 namespace: template.namespace.to_string(),
                 name: template.name.clone(),

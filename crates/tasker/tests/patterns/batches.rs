@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tasker_lifecycle::TaskState;
+use tasker_client::types::StepAction;
+use tasker_lifecycle::{StepIndex, TaskState};
 use tasker_worker::{Cursor, HandlerRegistry, StepContext, StepError, StepOutcome};
 
 use tokio::sync::watch;
@@ -78,7 +79,8 @@ fn work(ctx: &StepContext) -> Result<StepOutcome, StepError> {
         return StepOutcome::success(json!({"sum": 0, "name": ctx.step_name()}));
     }
     let fails: Vec<String> = ctx.get_input::<Option<_>>("fails")?.unwrap_or_default();
-    if fails.iter().any(|id| id == batch.id()) {
+    let repaired_at = ctx.get_input::<Option<u32>>("repaired_at")?.unwrap_or(u32::MAX);
+    if fails.iter().any(|id| id == batch.id()) && ctx.attempt() < repaired_at {
         return Err(StepError::retryable(format!("batch {} is bad", batch.id())));
     }
     let (start, end): (u64, u64) = (batch.start()?, batch.end()?);
@@ -155,6 +157,28 @@ async fn a_batch_that_fails_all_cancels_the_others_and_the_convergence_waits() {
         let task = bench.create(json!({"items": 40, "fails": ["002"]})).await;
         assert_eq!(bench.rests(task).await, TaskState::BlockedByFailures);
         assert_eq!(bench.letters(task).await, "C.PCEXX");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_failed_all_is_repaired_and_its_cancelled_siblings_run_before_the_convergence() {
+    Bench::on_both(&template("fail_fast", 1), handlers(&Gate::open()), async |bench| {
+        let client = bench.client().await;
+        let task = bench.create(json!({"items": 40, "fails": ["002"], "repaired_at": 3})).await;
+        assert_eq!(bench.rests(task).await, TaskState::BlockedByFailures);
+        assert_eq!(bench.letters(task).await, "C.PCEXX");
+        let failed = task.step(StepIndex(4)).uuid();
+        let reset = StepAction::reset_for_retry("the batch was put right", "ann");
+        client.act_on_step(task.uuid(), failed, &reset).await.unwrap();
+        bench.reaches(task, TaskState::Complete).await;
+        assert_eq!(bench.letters(task).await, "C.CCCCC");
+        let joined = json!({"sum": (0..40).sum::<u64>(), "batches": 4, "first": "work_001", "failed": []});
+        assert_eq!(bench.result(task, 2).await, joined);
+        let each = "SELECT count(*) FROM (SELECT step FROM tasker.attempts WHERE outcome = 'success' GROUP BY step
+                    HAVING count(*) = 1) s";
+        assert_eq!(bench.count(each).await, 6, "split, four batches and the convergence, each once");
+        assert_eq!(bench.count("SELECT max(attempt)::bigint FROM tasker.attempts WHERE step = 4").await, 3);
     })
     .await;
 }

@@ -7,6 +7,7 @@ use pgmq_notify::{Mode, Notifier, Wakeups};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
+use tasker_client::Client;
 use tasker_client::types::TaskRequest;
 use tasker_lifecycle::{TaskId, TaskState, template};
 use tasker_orchestration::{Engine, Running};
@@ -14,6 +15,7 @@ use tasker_shared::config::Config;
 use tasker_shared::telemetry::Metrics;
 use tasker_shared::testing::TestDatabase;
 use tasker_worker::{HandlerRegistry, RunningWorker, Server, Worker};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +61,7 @@ impl Bench {
         let mut config = Config::default();
         config.queue.lease_ms = 2_000;
         config.worker.heartbeat_ms = 500;
+        config.worker.unregistered_delay_ms = 50;
         config.sweep.interval_ms = 100;
         let config = Arc::new(config);
         let (wakeups, notifier) = (Wakeups::new(Mode::Hybrid), Notifier::new(Mode::Hybrid));
@@ -79,6 +82,15 @@ impl Bench {
         let worker = worker.start(side).await.unwrap();
         let pool = database.pool.clone();
         Self { engine, pool, server, worker, stop, signals, _database: database }
+    }
+
+    /// A client of this server over HTTP.
+    pub(crate) async fn client(&mut self) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (engine, stop) = (self.engine.clone(), self.stop.clone());
+        self.signals.spawn(async move { tasker_orchestration::http::serve(engine, listener, stop).await.unwrap() });
+        Client::new(&format!("http://{address}")).unwrap()
     }
 
     /// Creates a task of the template, which is called `test/t` in all tests.

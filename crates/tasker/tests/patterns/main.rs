@@ -7,5 +7,6 @@ mod checkpoints;
 mod decisions;
 mod demo;
 mod events;
+mod handlers;
 mod lifecycles;
 mod resources;

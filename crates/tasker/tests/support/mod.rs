@@ -16,7 +16,7 @@ pub(crate) use tasker_shared::testing::eventually;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-pub(crate) use load::{Shape, orders, submit as submit_all};
+pub(crate) use load::{Order, Shape, orders, submit as submit_all};
 pub(crate) use process::Process;
 pub(crate) use storm::Storm;
 
@@ -32,7 +32,9 @@ pub(crate) struct World {
     /// Settings of every process.
     pub(crate) settings: Vec<(String, String)>,
     /// The client's log: each key that was asked for with the task it was answered with.
-    pub(crate) answered: Vec<(load::Order, Uuid)>,
+    pub(crate) answered: Vec<(Order, Uuid)>,
+    /// The database's clock is not to be trusted about how long something took.
+    pub(crate) clock_jumps: bool,
     started: u32,
 }
 
@@ -46,8 +48,8 @@ impl World {
             std::fs::write(templates.join(format!("{}.yaml", shape.name())), shape.template()).unwrap();
         }
         let pool = PgPoolOptions::new().max_connections(4).connect_lazy(url).unwrap();
-        let mut world =
-            Self { pool, url: url.to_owned(), folder, settings: Vec::new(), answered: Vec::new(), started: 0 };
+        let (url, settings, answered) = (url.to_owned(), Vec::new(), Vec::new());
+        let mut world = Self { pool, url, folder, settings, answered, clock_jumps: false, started: 0 };
         world.set("TASKER_ENV", "test");
         world.set("TASKER_TEMPLATE_PATH", templates.to_str().unwrap());
         world.set("TASKER_BODY_LOG", world.body_log().to_str().unwrap());
@@ -108,6 +110,18 @@ impl World {
         let shared = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let all: Vec<_> = shared.chain([("DATABASE_URL", self.url.as_str())]).chain(settings.iter().copied()).collect();
         Process::start(role, &all, self.folder.path(), &log)
+    }
+
+    /// How many lines of the probes' log hold this text.
+    pub(crate) fn noted(&self, text: &str) -> usize {
+        self.bodies().lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// How many lines of the processes' logs hold this text.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        let logs = std::fs::read_dir(self.folder.path()).unwrap().flatten().map(|entry| entry.path());
+        let logs = logs.filter(|path| path.extension().is_some_and(|end| end == "log"));
+        logs.map(|path| std::fs::read_to_string(path).unwrap_or_default().matches(text).count()).sum()
     }
 
     /// Counts, on a database that may be away at this moment.

@@ -4,6 +4,7 @@
 //! written by one append, so that the lines of all processes stand in the order in which things happened:
 //! `task position attempt start|resume|end|failed pid`.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -27,13 +28,16 @@ pub(crate) fn register(registry: &mut HandlerRegistry) {
 
 /// Sleeps for the input's `sleep_ms`, and fails in the first `fail_attempts` attempts of its settings. A decision
 /// chooses the steps of its setting `choose`, a batchable step makes as many batches as `batches` says, and a batch
-/// worker stops once on the way.
+/// worker stops once on the way. With the setting `poison` it does what no handler should.
 async fn probe(log: Arc<File>, ctx: StepContext) -> Result<StepOutcome, StepError> {
     note(&log, &ctx, if ctx.checkpoint().is_none() { "start" } else { "resume" })?;
     let sleep_ms: Option<u64> = ctx.get_input("sleep_ms")?;
     let fail_attempts: Option<u32> = ctx.get_config("fail_attempts")?;
     if let Some(ms) = sleep_ms {
         tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+    if let Some(way) = ctx.get_config::<Option<String>>("poison")? {
+        return poison(&way);
     }
     if ctx.attempt() <= fail_attempts.unwrap_or(0) {
         note(&log, &ctx, "failed")?;
@@ -52,6 +56,20 @@ async fn probe(log: Arc<File>, ctx: StepContext) -> Result<StepOutcome, StepErro
     };
     note(&log, &ctx, "end")?;
     outcome
+}
+
+/// What a handler can do wrong, by its name in the settings.
+fn poison(way: &str) -> Result<StepOutcome, StepError> {
+    match way {
+        "panic" => panic!("the probe was told to panic"),
+        "abort" => std::process::abort(),
+        "exit" => std::process::exit(0),
+        "nan" => StepOutcome::success(BTreeMap::from([("ratio", f64::NAN)])),
+        "nul" => StepOutcome::success(json!({ "text": "a\0b" })),
+        "deep" => StepOutcome::success((0..1_000).fold(json!(0), |inner, _| json!([inner]))),
+        "large" => StepOutcome::success("x".repeat(2 << 20)),
+        _ => Err(StepError::permanent(format!("the probe knows no poison {way}"))),
+    }
 }
 
 /// The step's place in its task: the lowest 20 bits of its id, less one.
