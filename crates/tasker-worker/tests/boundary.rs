@@ -36,6 +36,7 @@ impl Side {
         let mut variables: HashMap<&str, &str> = more.iter().copied().collect();
         variables.extend([("DATABASE_URL", self.setup.db.url.as_str()), ("TASKER_ENV", "test")]);
         variables.extend([("TASKER_WORKER_ID", "beyond"), ("TASKER__QUEUE__POLL_MAX_MS", "500")]);
+        let handlers: HashMap<&str, [&str; 2]> = handlers.iter().map(|name| (*name, ["call", "other"])).collect();
         json!({"version": version, "handlers": handlers, "variables": variables}).to_string()
     }
 
@@ -98,7 +99,7 @@ fn pulse(boundary: &Boundary, id: &Value) -> String {
 
 #[test]
 fn a_step_crosses_with_all_that_its_handler_sees_and_its_result_comes_back_unchanged() {
-    let side = Side::new(STEP);
+    let side = Side::new(&STEP.replace("callable: h,", "callable: h, method: other,"));
     let task = side.task(json!({"who": "ada", "n": 9_007_199_254_740_992_u64, "x": 1.5, "ü": "\u{1F600}"}));
     let boundary = side.start(&[]);
     let about: Value = serde_json::from_str(boundary.about()).unwrap();
@@ -110,7 +111,7 @@ fn a_step_crosses_with_all_that_its_handler_sees_and_its_result_comes_back_uncha
     assert_eq!((&step["attempt"], &step["max_attempts"], &step["namespace"]), (&json!(1), &json!(3), &json!("here")));
     assert_eq!(step["idempotency_key"], json!(format!("{task}:only")));
     assert!((1..=5_000).contains(&step["ms_left"].as_u64().unwrap()), "{step}");
-    assert_eq!(pulse(&boundary, &step["id"]), "running");
+    assert_eq!((&step["method"], pulse(&boundary, &step["id"])), (&json!("other"), "running".to_owned()));
     let result = r#"{"b":1.50,"a":[1e2,"é\n"],"nested":{"z":null}}"#;
     let id = &step["id"];
     let outcome = format!(r#"{{"id":{id},"type":"success","result":{result},"metadata":{{"took":"long"}}}}"#);
@@ -288,9 +289,11 @@ fn a_start_that_can_not_be_is_refused_and_many_starts_leave_nothing_behind() {
     assert!(
         matches!(refused(&side.message(VERSION + 1, &["h"], &[])), BoundaryError::Version { theirs } if theirs == VERSION + 1)
     );
-    for handlers in [&[][..], &["h", "h"], &[""]] {
+    for handlers in [&[][..], &[""]] {
         assert_eq!(refused(&side.message(VERSION, handlers, &[])).code(), "bad_message", "{handlers:?}");
     }
+    let methodless = json!({"version": VERSION, "handlers": {"h": []}}).to_string();
+    assert_eq!(refused(&methodless).code(), "bad_message");
     let wrong = refused(&side.message(VERSION, &["h"], &[("TASKER__WORKER__CONCURENCY", "1")]));
     assert_eq!(wrong.code(), "bad_config");
     assert!(wrong.to_string().contains("did you mean `TASKER__WORKER__CONCURRENCY`"), "{wrong}");

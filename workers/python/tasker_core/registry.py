@@ -44,6 +44,11 @@ class HandlerRegistry:
             raise ConfigurationError(f"{handler!r} is no handler: neither a StepHandler class nor a decorated function")
         if inspect.isabstract(handler):
             raise ConfigurationError(f"{handler.__name__} has no call()")
+        for method in handler.handler_methods:
+            if not callable(getattr(handler, method, None)):
+                raise ConfigurationError(
+                    f"{handler.__name__} has no method `{method}`, which its handler_methods names"
+                )
         known_as: str = str(name or handler.handler_name or handler.__name__)
         with self._lock:
             known = self._handlers.setdefault(known_as, handler)

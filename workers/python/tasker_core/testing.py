@@ -49,6 +49,7 @@ def make_context(
         "template_version": "1.0.0",
         "step_name": step_name,
         "handler_name": "test",
+        "method": "call",
         "attempt": attempt,
         "max_attempts": max_attempts,
         "idempotency_key": f"{task}:{step_name}",
@@ -66,13 +67,13 @@ def make_context(
     return StepContext.from_message(step)
 
 
-def run(handler: Any, context: Optional[StepContext] = None) -> StepHandlerResult:
+def run(handler: Any, context: Optional[StepContext] = None, method: str = "call") -> StepHandlerResult:
     """Calls a handler (a class, an instance or a decorated function) as a worker would: exceptions become failures, and
     what can't be encoded ``result_not_serializable``. A result is answered as later steps would read it."""
     handler = getattr(handler, "_handler_class", handler)
     try:
         instance: StepHandler = handler() if inspect.isclass(handler) else handler
-        value: Any = instance.call(context if context is not None else make_context())
+        value: Any = getattr(instance, method)(context if context is not None else make_context())
         if inspect.isawaitable(value):
             value = asyncio.run(_awaited(value))
         result = _outcome.of_return(value)

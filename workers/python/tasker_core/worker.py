@@ -39,8 +39,9 @@ def current_step() -> Optional[StepContext]:
 class _Run:
     """One run of a handler."""
 
-    def __init__(self, attempt: str, context: StepContext) -> None:
+    def __init__(self, attempt: str, method: str, context: StepContext) -> None:
         self.id = attempt
+        self.method = method
         self.context = context
         self.task: Optional[asyncio.Task[None]] = None
 
@@ -57,7 +58,8 @@ class Worker:
         if spoken != BOUNDARY_VERSION:
             message = f"the extension module speaks version {spoken} of the boundary, this package {BOUNDARY_VERSION}"
             raise WorkerError("version_mismatch", message)
-        handlers = self.registry.list_handlers()
+        classes = {name: self.registry.get_handler_class(name) for name in self.registry.list_handlers()}
+        handlers = {name: list(each.handler_methods) for name, each in classes.items() if each is not None}
         start = {"version": BOUNDARY_VERSION, "handlers": handlers, "variables": dict(variables or {})}
         self._native = _refusals(_native.start, json.dumps(start))
         about = json.loads(self._native.about())
@@ -126,7 +128,7 @@ class Worker:
 
     def _begin(self, step: dict[str, Any]) -> None:
         attempt = step["id"]
-        run = _Run(attempt, StepContext.from_message(step, lambda: self._pulse(attempt)))
+        run = _Run(attempt, step["method"], StepContext.from_message(step, lambda: self._pulse(attempt)))
         self._runs[attempt] = run
         try:
             self._hand_over(run, step)
@@ -137,7 +139,7 @@ class Worker:
         handler = self.registry.get_handler_class(step["handler_name"])
         if handler is None:
             self._end(run, StepHandlerResult.failure(f"the handler `{step['handler_name']}` was unregistered"))
-        elif inspect.iscoroutinefunction(handler.call):
+        elif inspect.iscoroutinefunction(getattr(handler, run.method, None)):
             self._loop.call_soon_threadsafe(self._begin_async, run, handler)
         elif not self._threads.run(lambda: copy_context().run(self._run_sync, run, handler)):
             self._end(run, StepHandlerResult.failure("too many handlers hang on after their time", "worker_exhausted"))
@@ -145,7 +147,7 @@ class Worker:
     def _run_sync(self, run: _Run, handler: type[StepHandler]) -> None:
         _current.set(run.context)
         try:
-            value: Any = handler().call(run.context)
+            value: Any = getattr(handler(), run.method)(run.context)
             if inspect.iscoroutine(value):
                 value = asyncio.run_coroutine_threadsafe(value, self._loop).result()
             result = _outcome.of_return(value)
@@ -161,8 +163,7 @@ class Worker:
     async def _run_async(self, run: _Run, handler: type[StepHandler]) -> None:
         _current.set(run.context)
         try:
-            call: Any = handler().call(run.context)
-            result = _outcome.of_return(await call)
+            result = _outcome.of_return(await getattr(handler(), run.method)(run.context))
         except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop
             result = _failed(run, error)
         self._end(run, result)

@@ -193,7 +193,8 @@ def test_a_registry_takes_each_name_once():
     assert registry.list_handlers() == ["Other", "alias", "charge"]
     assert registry.resolve("charge").version == "2.0.0"
     assert registry.resolve("nobody") is None
-    for refused in [("charge", Other), (StepHandler,), (7,)]:
+    boastful = type("Boastful", (Other,), {"handler_methods": ("call", "refund")})
+    for refused in [("charge", Other), (StepHandler,), (7,), (boastful,)]:
         with pytest.raises(ConfigurationError):
             registry.register(*refused)
     assert registry.unregister("alias") and not registry.unregister("alias")

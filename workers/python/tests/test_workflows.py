@@ -27,6 +27,7 @@ def test_results_are_handed_on_from_step_to_step(server, worker):
     assert steps["status"] == "complete"
     assert [steps[name]["results"] for name in ("first", "second")] == [{"number": 5}, {"number": 10}]
     assert steps["third"]["results"] == {"numbers": [5, 10], "attempt": 1}
+    assert steps["undo"]["results"] == {"undone": [5, 10]}, "another method of the same handler"
     (attempt,) = server.audit(steps["third"])
     assert attempt["metadata"] == {"by": "a class"}
 

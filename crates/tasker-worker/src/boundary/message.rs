@@ -24,8 +24,8 @@ const LONGEST_MS: u64 = 365 * 24 * 3_600_000;
 #[serde(deny_unknown_fields)]
 pub(super) struct Start {
     pub(super) version: u32,
-    /// The names that templates call.
-    pub(super) handlers: Vec<String>,
+    /// The methods of each handler, by the name that templates call.
+    pub(super) handlers: BTreeMap<String, Vec<String>>,
     /// Variables of the configuration, which win over those of the environment.
     #[serde(default)]
     pub(super) variables: BTreeMap<String, String>,
@@ -51,6 +51,7 @@ struct Step<'a> {
     template_version: String,
     step_name: &'a str,
     handler_name: &'a str,
+    method: &'a str,
     attempt: u32,
     max_attempts: u32,
     idempotency_key: String,
@@ -103,6 +104,7 @@ impl<'a> Step<'a> {
             template_version: attempt.template.version.to_string(),
             step_name: ctx.step_name(),
             handler_name: ctx.handler_name(),
+            method: ctx.method_name(),
             attempt: ctx.attempt(),
             max_attempts: ctx.max_attempts(),
             idempotency_key: ctx.idempotency_key(),

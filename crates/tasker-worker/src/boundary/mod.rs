@@ -7,7 +7,7 @@
 mod desk;
 mod message;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -125,7 +125,7 @@ impl Boundary {
             let config = Arc::new(configuration(&start.variables)?);
             telemetry::init(&config.telemetry);
             let desk = Arc::new(Desk::new(NUMBER.fetch_add(1, Ordering::Relaxed)));
-            let registry = registry(&start.handlers, &desk)?;
+            let registry = registry(start.handlers, &desk)?;
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|error| not_started("no threads can be started", error))?;
             let (worker, signals, pool) = runtime.block_on(started(Arc::clone(&config), registry))?;
@@ -233,17 +233,16 @@ fn configuration(more: &BTreeMap<String, String>) -> Result<Config, Errors> {
     Config::load(&|name| more.get(name).cloned().or_else(|| of_process(name)), &names)
 }
 
-fn registry(handlers: &[String], desk: &Arc<Desk>) -> Result<HandlerRegistry, BoundaryError> {
-    let mut names = BTreeSet::new();
-    let mut registry = HandlerRegistry::new();
-    for name in handlers {
-        if name.is_empty() || !names.insert(name) {
-            return Err(BoundaryError::Message(format!("the handler name `{name}` is empty or there twice")));
-        }
-        registry.register(name, Beyond { desk: Arc::clone(desk) });
-    }
-    if names.is_empty() {
+fn registry(handlers: BTreeMap<String, Vec<String>>, desk: &Arc<Desk>) -> Result<HandlerRegistry, BoundaryError> {
+    if handlers.is_empty() {
         return Err(BoundaryError::Message("there is no handler, so there is nothing to claim".to_owned()));
+    }
+    let mut registry = HandlerRegistry::new();
+    for (name, methods) in handlers {
+        if name.is_empty() || methods.is_empty() || methods.iter().any(String::is_empty) {
+            return Err(BoundaryError::Message(format!("the handler `{name}` has no name, no method or an empty one")));
+        }
+        registry.register(name, Beyond { desk: Arc::clone(desk), methods });
     }
     Ok(registry)
 }
@@ -287,10 +286,20 @@ fn contained<T>(work: impl FnOnce() -> Result<T, BoundaryError>) -> Result<T, Bo
 /// A handler that runs on the other side: an attempt waits at the desk for its outcome.
 struct Beyond {
     desk: Arc<Desk>,
+    methods: Vec<String>,
 }
 
 #[async_trait]
 impl StepHandler for Beyond {
+    fn methods(&self) -> Vec<&str> {
+        self.methods.iter().map(String::as_str).collect()
+    }
+
+    /// The other side is told of the method with the step.
+    async fn call_method(&self, _: &str, ctx: StepContext) -> Result<StepOutcome, StepError> {
+        self.call(ctx).await
+    }
+
     async fn call(&self, ctx: StepContext) -> Result<StepOutcome, StepError> {
         let (seat, mut answer) = Desk::take_seat(&self.desk, ctx.clone());
         let answer = tokio::select! {

@@ -20,6 +20,8 @@ class StepHandler(ABC):
     handler_name: str = ""
     """What templates call it; the class's name where this is empty."""
     handler_version: str = "1.0.0"
+    handler_methods: tuple[str, ...] = ("call",)
+    """What templates may name as ``method``; each takes a context, as ``call`` does."""
 
     @abstractmethod
     def call(self, context: StepContext) -> Union[StepHandlerResult, Any, Awaitable[Any]]:

@@ -40,10 +40,14 @@ async def second(before):
 
 class Third(StepHandler):
     handler_name = "flows.Third"
+    handler_methods = ("call", "undo")
 
     def call(self, context):
         numbers = [context.get_dependency_field(step, "number") for step in ("first", "second")]
         return self.success({"numbers": numbers, "attempt": context.attempt}, {"by": "a class"})
+
+    async def undo(self, context):
+        return {"undone": context.get_dependency_field("third", "numbers")}
 
 
 @decision_handler("flows.choose")
