@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, Optional
 
 from . import _portable
 from .errors import PermanentError, RetryableError, TaskerError
-from .types import StepHandlerResult
+from .types import StepContext, StepHandlerResult
+
+log = logging.getLogger("tasker_core")
 
 _MESSAGE_CHARS = 8 * 1024
 _LONGEST_S = 365 * 24 * 3600.0
@@ -16,6 +19,30 @@ _LONGEST_S = 365 * 24 * 3600.0
 def of_return(value: Any) -> StepHandlerResult:
     """A plain value is a success."""
     return value if isinstance(value, StepHandlerResult) else StepHandlerResult.success(value)
+
+
+def failed(context: StepContext, error: BaseException) -> StepHandlerResult:
+    """The failed attempt, told in the log: with its stack where the exception is nobody's intention."""
+    result = of_exception(error)
+    if not context.cancelled:
+        log.log(
+            logging.WARNING if result.retryable else logging.ERROR,
+            "%s of task %s failed at attempt %d: %s",
+            context.step_name,
+            context.task_uuid,
+            context.attempt,
+            result.error_message,
+            exc_info=error if result.error_type == "handler_error" and _can_be_printed(error) else None,
+        )
+    return result
+
+
+def _can_be_printed(error: BaseException) -> bool:
+    try:
+        str(error)
+    except BaseException:  # noqa: BLE001 - that is the answer
+        return False
+    return True
 
 
 def of_exception(error: BaseException) -> StepHandlerResult:

@@ -133,7 +133,7 @@ class Worker:
         try:
             self._hand_over(run, step)
         except BaseException as error:  # noqa: BLE001 - no thread can be started, no memory is left
-            self._end(run, _failed(run, error))
+            self._end(run, _outcome.failed(run.context, error))
 
     def _hand_over(self, run: _Run, step: dict[str, Any]) -> None:
         handler = self.registry.get_handler_class(step["handler_name"])
@@ -152,7 +152,7 @@ class Worker:
                 value = asyncio.run_coroutine_threadsafe(value, self._loop).result()
             result = _outcome.of_return(value)
         except BaseException as error:  # noqa: BLE001 - SystemExit and its like are failed attempts too
-            result = _failed(run, error)
+            result = _outcome.failed(run.context, error)
         self._end(run, result)
 
     def _begin_async(self, run: _Run, handler: type[StepHandler]) -> None:
@@ -165,7 +165,7 @@ class Worker:
         try:
             result = _outcome.of_return(await getattr(handler(), run.method)(run.context))
         except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop
-            result = _failed(run, error)
+            result = _outcome.failed(run.context, error)
         self._end(run, result)
 
     def _end(self, run: _Run, result: StepHandlerResult) -> None:
@@ -184,31 +184,6 @@ class Worker:
         except _native.NativeError:
             return False
         return bool(answer["attempts"][0]["state"] == "running")
-
-
-def _failed(run: _Run, error: BaseException) -> StepHandlerResult:
-    result = _outcome.of_exception(error)
-    if not run.context.cancelled:
-        context = run.context
-        level = logging.WARNING if result.retryable else logging.ERROR
-        log.log(
-            level,
-            "%s of task %s failed at attempt %d: %s",
-            context.step_name,
-            context.task_uuid,
-            context.attempt,
-            result.error_message,
-            exc_info=error if result.error_type == "handler_error" and not _raises_when_printed(error) else None,
-        )
-    return result
-
-
-def _raises_when_printed(error: BaseException) -> bool:
-    try:
-        str(error)
-        return False
-    except BaseException:  # noqa: BLE001 - that is the answer
-        return True
 
 
 def _loop_error(_: asyncio.AbstractEventLoop, said: dict[str, Any]) -> None:

@@ -87,6 +87,20 @@ def test_errors_say_what_becomes_of_the_attempt():
     assert failing(KeyboardInterrupt()) == ("handler_error", True, None, "KeyboardInterrupt")
 
 
+def test_the_stack_of_an_exception_that_nobody_meant_is_in_the_log(caplog):
+    def raising(error):
+        def raises():
+            raise error
+
+        return step_handler("x")(raises)
+
+    run(raising(KeyError("lost")))
+    run(raising(RetryableError("later")))
+    unmeant, meant = caplog.records
+    assert unmeant.exc_info[0] is KeyError and "KeyError: 'lost'" in unmeant.message
+    assert not meant.exc_info and "failed at attempt 1: later" in meant.message
+
+
 def test_plain_values_and_models_are_results():
     def result_of(value):
         return run(step_handler("x")(lambda: value)).result

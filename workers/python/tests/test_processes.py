@@ -23,15 +23,18 @@ def test_after_kill_9_the_next_attempt_goes_on_from_the_checkpoint(server, folde
 
 
 def test_at_the_end_of_the_grace_what_still_runs_is_cancelled_and_tried_elsewhere(server, folder, tmp_path):
-    log = tmp_path / "log"
+    log, other_log, gate = tmp_path / "log", tmp_path / "other_log", tmp_path / "gate"
     worker = WorkerProcess(server, folder / "impatient.log", TASKER__WORKER__STOP_GRACE_MS="300")
     task = server.create("single_async", {"do": "slow", "log": str(log)})
-    eventually("the handler runs", log.exists)
+    blocking = server.create("single", {"do": "sleep", "log": str(other_log), "gate": str(gate)})
+    eventually("the coroutine and the thread run", lambda: log.exists() and other_log.exists())
     assert worker.terminate() == 0, worker.log.read_text()
     assert log.read_text().splitlines() == ["begun", "coroutine cancelled"]
+    gate.touch()
     second = WorkerProcess(server, folder / "patient.log")
-    assert server.wait(task)["status"] == "complete"
-    assert server.steps(task)["only"]["results"]["attempt"] == 2
+    for each in (task, blocking):
+        assert server.wait(each)["status"] == "complete"
+        assert server.steps(each)["only"]["results"]["attempt"] == 2
     assert second.terminate() == 0
 
 

@@ -19,7 +19,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, TypeVar, Union
 
-from .._outcome import of_exception, of_return
+from .._outcome import failed, of_return
 from ..errors import ConfigurationError, ValidationError
 from ..types import StepContext, StepHandlerResult
 from .base import StepHandler
@@ -155,14 +155,14 @@ def _made(function: F, name: str, version: str, bases: tuple[type, ...], finish:
             done = begin(self, context)
             return done if done is not None else finish(self, function(**_arguments(function, context)))
         except Exception as error:  # noqa: BLE001 - a failed attempt
-            return of_exception(error)
+            return failed(context, error)
 
     async def call_async(self: StepHandler, context: StepContext) -> StepHandlerResult:
         try:
             done = begin(self, context)
             return done if done is not None else finish(self, await function(**_arguments(function, context)))
         except Exception as error:  # noqa: BLE001 - a failed attempt
-            return of_exception(error)
+            return failed(context, error)
 
     made = call_async if inspect.iscoroutinefunction(function) else call
     body = {"handler_name": name, "handler_version": version, "call": made, "__doc__": function.__doc__}
