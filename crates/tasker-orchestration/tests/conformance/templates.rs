@@ -50,6 +50,7 @@ fn uses(rng: &mut StdRng) -> &'static [&'static str] {
     match rng.random_range(0..8) {
         0 => &["shop"],
         1 => &["shop", "bank"],
+        2 => &["bank"],
         _ => &[],
     }
 }

@@ -169,7 +169,8 @@ impl Writes {
     /// Whether anything is to be written beside the tasks themselves.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.history.tasks.is_empty() && self.attempts.tasks.is_empty()
+        // Whatever else is written comes with a row of the history, but for a hold that changes its resource.
+        self.history.tasks.is_empty() && self.attempts.tasks.is_empty() && self.due.is_empty()
     }
 
     /// Writes the tasks that changed and everything gathered here. The tasks must be locked.

@@ -62,11 +62,13 @@ async fn faults_a_thousand_late_attempts_are_refused_and_kept_and_change_nothing
     assert_eq!(world.count(kept).await, Some(seen.refused), "a late report was not kept as it was");
 }
 
+/// Id, number of claims, when it was sent, when its lease ends, and the body.
+type Row = (i64, i32, DateTime<Utc>, DateTime<Utc>, String);
+
 /// The claims as their holder knows them.
 async fn claims(world: &World) -> Vec<Claim> {
     let query = format!("SELECT msg_id, read_ct, enqueued_at, vt, message::text FROM pgmq.q_{QUEUE} WHERE read_ct = 1");
-    let rows: Vec<(i64, i32, DateTime<Utc>, DateTime<Utc>, String)> =
-        sqlx::query_as(&query).fetch_all(&world.pool).await.unwrap();
+    let rows: Vec<Row> = sqlx::query_as(&query).fetch_all(&world.pool).await.unwrap();
     let queue = QueueName::new(QUEUE).unwrap();
     let message = |(msg_id, read_ct, enqueued_at, vt, body)| {
         let message = Message { queue: queue.clone(), msg_id, read_ct, enqueued_at, vt, body };
