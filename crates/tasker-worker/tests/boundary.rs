@@ -99,7 +99,9 @@ fn pulse(boundary: &Boundary, id: &Value) -> String {
 
 #[test]
 fn a_step_crosses_with_all_that_its_handler_sees_and_its_result_comes_back_unchanged() {
-    let side = Side::new(&STEP.replace("callable: h,", "callable: h, method: other,"));
+    let steps = STEP.replace("callable: h,", "callable: h, method: other,");
+    let event = "publishes_events: [{name: only.done, condition: success}]";
+    let side = Side::new(&steps.replace("timeout_seconds: 5", &format!("timeout_seconds: 5, {event}")));
     let task = side.task(json!({"who": "ada", "n": 9_007_199_254_740_992_u64, "x": 1.5, "ü": "\u{1F600}"}));
     let boundary = side.start(&[]);
     let about: Value = serde_json::from_str(boundary.about()).unwrap();
@@ -120,6 +122,8 @@ fn a_step_crosses_with_all_that_its_handler_sees_and_its_result_comes_back_uncha
     side.until_attempts(1);
     assert_eq!(side.text("SELECT result::text FROM tasker.attempts"), result);
     assert_eq!(side.text("SELECT metadata::text || worker FROM tasker.attempts"), r#"{"took":"long"}beyond"#);
+    let event = "SELECT (message -> 'payload' ->> 'b') FROM pgmq.q_here_domain_events";
+    assert_eq!(side.text(event), "1.50", "the template's event, without a line of the other side's");
     boundary.stop(None).unwrap();
 }
 

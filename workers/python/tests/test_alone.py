@@ -27,6 +27,7 @@ from tasker_core import (
 from tasker_core.step_handler.functional import (
     BatchConfig,
     Decision,
+    api_handler,
     batch_analyzer,
     batch_worker,
     decision_handler,
@@ -261,6 +262,15 @@ def test_requests_are_classified_by_their_status():
             return self.api_success(answer) if answer.ok else self.api_failure(answer)
 
     told = {status: run(Client, make_context({"status": status})) for status in (200, 404, 422, 429, 500, 501, 503)}
+
+    @api_handler("pay", base_url=Client.base_url, headers={"x-key": "other"})
+    @inputs("status")
+    def pay(api, status):
+        return api.post("/pay", json={"status": status})
+
+    by_function = run(pay, make_context({"status": 429}))
+    assert (by_function.retry_after, by_function.retryable) == (7.0, True)
+    assert run(pay, make_context({"status": 200})).result == {"key": "other", "path": "/pay"}
     server.shutdown()
     server.server_close()
     assert told[200].result == {"key": "secret", "path": "/pay"}

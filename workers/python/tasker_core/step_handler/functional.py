@@ -22,6 +22,7 @@ from typing import Any, Optional, TypeVar, Union
 from .._outcome import failed, of_return
 from ..errors import ConfigurationError, ValidationError
 from ..types import StepContext, StepHandlerResult
+from .api import APIMixin, ApiResponse
 from .base import StepHandler
 from .batchable import Batchable, BatchAnalyzerOutcome, CursorConfig, batch_context
 from .decision import DecisionMixin
@@ -94,6 +95,34 @@ def depends_on(**steps: Any) -> Callable[[F], F]:
 def step_handler(name: str, *, version: str = "1.0.0") -> Callable[[F], F]:
     """Makes the function the handler of this name."""
     return lambda function: _made(function, name, version, (StepHandler,), lambda _, value: of_return(value))
+
+
+def api_handler(
+    name: str,
+    *,
+    base_url: str = "",
+    timeout: float = 30.0,
+    headers: Optional[dict[str, str]] = None,
+    version: str = "1.0.0",
+) -> Callable[[F], F]:
+    """For steps that make requests: the function is given an :class:`APIMixin` with these settings as ``api``. An
+    :class:`ApiResponse` that it returns is a success or a failure by its status."""
+
+    class Api(APIMixin):
+        pass
+
+    Api.base_url, Api.default_timeout, Api.default_headers = base_url, timeout, dict(headers or {})
+
+    def finish(_: StepHandler, value: Any) -> StepHandlerResult:
+        if not isinstance(value, ApiResponse):
+            return of_return(value)
+        return Api().api_success(value) if value.ok else Api().api_failure(value)
+
+    def declare(function: F) -> F:
+        _declare(function, "api", lambda _: Api())
+        return _made(function, name, version, (Api, StepHandler), finish)
+
+    return declare
 
 
 def decision_handler(name: str, *, version: str = "1.0.0") -> Callable[[F], F]:
@@ -215,6 +244,7 @@ __all__ = [
     "BatchConfig",
     "CursorConfig",
     "Decision",
+    "api_handler",
     "batch_analyzer",
     "batch_worker",
     "decision_handler",
