@@ -2,6 +2,7 @@
 
 mod checker;
 mod load;
+mod mutants;
 mod process;
 mod storm;
 
