@@ -376,7 +376,9 @@ Each column is a step as it is; each cell is what it becomes. `·` means that no
 messages are normal. `✗` means that the event is refused, with a reason, because it makes no sense there.
 
 P₀ is a root of a task that has not started. Wₜ waits with a delayed ticket, W in the due-time table. Eₓ is a failed
-step of a cancelled task. The other columns are the letters from above.
+step of a cancelled task. The other columns are the letters from above. One event is not in the table: where a batch that
+fails as a whole cancelled a worker that ran, what that worker had stored is counted before somebody acts on the batch
+(`Event::Counted`), so that no attempt's number is used twice.
 
 ";
 

@@ -317,25 +317,9 @@ impl World {
             Change::Due(id, step, nonce, at) => {
                 self.due.entry((id, step)).or_insert((nonce, at));
             }
-            Change::Held(id, step, key) => {
-                self.saw("a resource held a step");
-                self.holders.insert((id, step), key);
-            }
             Change::Undue(id, step) => {
                 self.due.remove(&(id, step));
                 self.holders.remove(&(id, step));
-            }
-            Change::Breaker(key, breaker) => {
-                if matches!(breaker, Breaker::Open { .. }) {
-                    self.saw("a breaker opened");
-                }
-                self.resources.get_mut(&key).unwrap().breaker = breaker;
-            }
-            Change::Permit(permit, is_given) => {
-                let id = permit.1;
-                // One that came back and was given again in one batch is there already.
-                let _same = if is_given { self.permits.insert(permit) } else { self.permits.remove(&permit) };
-                return Some(id);
             }
             Change::Dead(key, reason) => {
                 self.dead.entry(key).or_insert((reason, None));
@@ -352,6 +336,30 @@ impl World {
                 self.refused.insert(task);
             }
             Change::Filed => self.saw("a message that nobody can read"),
+            Change::Held(..) | Change::Breaker(..) | Change::Permit(..) => return self.apply_to_resource(change),
+        }
+        None
+    }
+
+    fn apply_to_resource(&mut self, change: Change) -> Option<TaskId> {
+        match change {
+            Change::Held(id, step, key) => {
+                self.saw("a resource held a step");
+                self.holders.insert((id, step), key);
+            }
+            Change::Breaker(key, breaker) => {
+                if matches!(breaker, Breaker::Open { .. }) {
+                    self.saw("a breaker opened");
+                }
+                self.resources.get_mut(&key).unwrap().breaker = breaker;
+            }
+            Change::Permit(permit, is_given) => {
+                let id = permit.1;
+                // One that came back and was given again in one batch is there already.
+                let _same = if is_given { self.permits.insert(permit) } else { self.permits.remove(&permit) };
+                return Some(id);
+            }
+            _ => {}
         }
         None
     }
