@@ -10,6 +10,7 @@ pub mod local;
 pub mod messages;
 pub mod payloads;
 pub mod portable;
+pub mod signals;
 pub mod store;
 pub mod telemetry;
 #[doc(hidden)]

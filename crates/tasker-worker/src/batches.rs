@@ -52,6 +52,16 @@ impl Batches {
         self.names.get(self.position(step)?).map(String::as_str)
     }
 
+    /// Its batch workers, in the order of their batches.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// The pattern that they are made of.
+    pub(crate) fn worker(&self) -> StepIndex {
+        self.expansion.worker
+    }
+
     fn position(&self, step: StepIndex) -> Option<usize> {
         step.at().checked_sub(self.expansion.first.at()).filter(|position| *position < self.names.len())
     }
@@ -87,7 +97,11 @@ impl KnownBatches {
     }
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
+    pub(crate) fn cursor(&self) -> Option<&'a Cursor> {
+        self.cursor
+    }
+
     /// Whether there was nothing to split: this worker runs once, so that the convergence does, and has nothing to do.
     #[must_use]
     pub fn is_no_op(&self) -> bool {

@@ -297,8 +297,13 @@ impl StepOutcome {
         let result = encode::to_raw(&result).map_err(|error| {
             StepError::permanent(format!("the result: {error}")).with_class("result_not_serializable")
         })?;
+        Ok(Self::said(result))
+    }
+
+    /// A success with a result that is JSON text already.
+    pub(crate) fn said(result: Box<RawValue>) -> Self {
         let (follows, checkpoint) = (Follows::Nothing, None);
-        Ok(Self { result: result.into(), metadata: None, follows, checkpoint, in_transaction: false })
+        Self { result: result.into(), metadata: None, follows, checkpoint, in_transaction: false }
     }
 
     /// The same success with something beside the result, which no later step reads.

@@ -6,6 +6,7 @@
 mod announce;
 mod attempt;
 mod batches;
+pub mod boundary;
 mod checkpoints;
 mod complete_in;
 mod completion;

@@ -350,9 +350,15 @@ impl RunningWorker {
 
     /// Stops claiming, lets running handlers end and reports go out for as long as the grace lasts, then
     /// leaves. Handlers that run on are dropped; their leases end and their steps are tried again.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        let grace = Duration::from_millis(self.shared.config.worker.stop_grace_ms);
+        self.stop_within(grace).await;
+    }
+
+    /// The same with another grace than the configuration's.
+    pub async fn stop_within(mut self, grace: Duration) {
         let Shared { config, stop, held, slots, handed_over, .. } = &*self.shared;
-        let grace_ends = Instant::now() + Duration::from_millis(config.worker.stop_grace_ms);
+        let grace_ends = Instant::now() + grace;
         stop.claims.cancel();
         handed_over.write().expect("no panic while held").clear();
         let all = u32::try_from(config.worker.concurrency).unwrap_or(u32::MAX);

@@ -3,14 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pgmq_notify::{Notifier, Wakeups};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgPool};
 use tasker_shared::config::Config;
 use tasker_shared::embedded::{Embedded, Options};
 use tasker_shared::store;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 
@@ -97,53 +94,4 @@ async fn start(options: Options) -> Result<Embedded, Failure> {
         .await
         .map_err(|error| Failure::Failed(error.to_string()))?
         .map_err(|error| Failure::Failed(error.to_string()))
-}
-
-/// The process's one listener and one notifier.
-#[derive(Debug)]
-pub(crate) struct Signals {
-    pub(crate) wakeups: Wakeups,
-    pub(crate) notifier: Notifier,
-    stop: CancellationToken,
-    tasks: JoinSet<()>,
-}
-
-impl Signals {
-    /// Starts both. They go to the direct URL where a pooler stands before the other one.
-    pub(crate) async fn start(config: &Config, database: &Database) -> Result<Self, Failure> {
-        let direct = config.database.pgmq_url.as_ref().map_or(database.url.as_str(), |url| url.expose());
-        if direct != database.url {
-            same_database(&database.pool, direct).await?;
-        }
-        let options: sqlx::postgres::PgConnectOptions =
-            direct.parse().map_err(|error| Failure::Failed(format!("PGMQ_DATABASE_URL: {error}")))?;
-        let (wakeups, notifier) = (Wakeups::new(config.deployment_mode), Notifier::new(config.deployment_mode));
-        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        let (listen, send) = (wakeups.clone(), notifier.clone());
-        let (listen_options, listen_stop, send_stop) = (options.clone(), stop.clone(), stop.clone());
-        tasks.spawn(async move { listen.run(&listen_options, listen_stop).await });
-        tasks.spawn(async move { send.run(&options, send_stop).await });
-        Ok(Self { wakeups, notifier, stop, tasks })
-    }
-
-    /// Ends both; what still had to be told is told.
-    pub(crate) async fn stop(mut self) {
-        self.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-/// Refuses a direct URL that leads elsewhere: messages and state would part.
-async fn same_database(pool: &PgPool, direct: &str) -> Result<(), Failure> {
-    let failed = |error: sqlx::Error| Failure::Failed(format!("PGMQ_DATABASE_URL does not answer: {error}"));
-    let identity = "SELECT system_identifier::text || '/' || current_database() FROM pg_control_system()";
-    let there = PgPool::connect(direct).await.map_err(failed)?;
-    let theirs: String = sqlx::query_scalar(identity).fetch_one(&there).await.map_err(failed)?;
-    there.close().await;
-    let ours: String = sqlx::query_scalar(identity).fetch_one(pool).await.map_err(failed)?;
-    if ours == theirs {
-        return Ok(());
-    }
-    let remedy = "both must reach the same database, for example the one through a pooler and directly";
-    Err(Failure::Failed(format!("PGMQ_DATABASE_URL reaches another database than DATABASE_URL; {remedy}")))
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tasker_orchestration::{Engine, Running};
 use tasker_shared::config::Config;
+use tasker_shared::signals::Signals;
 use tasker_shared::telemetry::Metrics;
 use tasker_worker::{HandlerRegistry, RunningWorker, Server, Worker};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::database::{Database, Signals};
+use crate::database::Database;
 use crate::failure::Failure;
 use crate::status;
 
@@ -35,7 +36,7 @@ impl Node {
         server: bool,
         handlers: Option<HandlerRegistry>,
     ) -> Result<Self, Failure> {
-        let signals = Signals::start(&config, database).await?;
+        let signals = Signals::start(&config, &database.url, &database.pool).await.map_err(failed)?;
         let metrics = Arc::new(Metrics::new());
         let (wakeups, notifier) = (signals.wakeups.clone(), signals.notifier.clone());
         let pool = database.pool.clone();

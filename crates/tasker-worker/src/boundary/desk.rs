@@ -1,0 +1,242 @@
+//! Where attempts wait for their outcomes, and the other side fetches them.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::handler::{StepContext, StepError, StepOutcome};
+
+/// The most steps and notices of one poll: what they carry is in memory twice while it is handed over.
+const BATCH: usize = 64;
+
+/// What the other side says of an attempt.
+pub(super) type Answer = Result<StepOutcome, StepError>;
+
+/// Names one run of a handler for ever: numbers are not used again, and each boundary has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Id {
+    boundary: u32,
+    number: u64,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.boundary, self.number)
+    }
+}
+
+impl FromStr for Id {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = || {
+            let (boundary, number) = text.split_once('.')?;
+            Some(Self { boundary: boundary.parse().ok()?, number: number.parse().ok()? })
+        };
+        read().ok_or("an id is two numbers with a dot between them")
+    }
+}
+
+/// What became of an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Its attempt waited for it.
+    Accepted,
+    /// Its attempt has ended: it has its outcome, or its time was over.
+    Over,
+    /// There was never such an attempt here.
+    Unknown,
+}
+
+/// What is to be known of an attempt that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// Its outcome will count no more, and is waited for all the same.
+    Cancelled,
+    /// Its time is over; its outcome is not waited for.
+    TimedOut,
+    /// The worker stops; its outcome is not waited for.
+    Dropped,
+}
+
+/// How an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pulse {
+    /// Its outcome is waited for, and there is this much time left.
+    Running(Duration),
+    /// See [`Notice::Cancelled`].
+    Cancelled(Duration),
+    /// See [`Verdict::Over`].
+    Over,
+    /// See [`Verdict::Unknown`].
+    Unknown,
+}
+
+/// What one poll brings.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) steps: Vec<(Id, StepContext)>,
+    pub(super) notices: Vec<(Id, Notice)>,
+}
+
+/// The desk of one boundary.
+#[derive(Debug)]
+pub(super) struct Desk {
+    boundary: u32,
+    inner: Mutex<Inner>,
+    news: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    last: u64,
+    closed: bool,
+    /// Those that nobody has fetched yet, in their order.
+    waiting: VecDeque<Id>,
+    seats: HashMap<Id, Seated>,
+    notices: VecDeque<(Id, Notice)>,
+}
+
+#[derive(Debug)]
+struct Seated {
+    ctx: StepContext,
+    answer: oneshot::Sender<Answer>,
+    fetched: bool,
+}
+
+impl Desk {
+    pub(super) fn new(boundary: u32) -> Self {
+        Self { boundary, inner: Mutex::default(), news: Condvar::new() }
+    }
+
+    /// An attempt sits down. Dropping the seat is standing up: the outcome is then waited for no more.
+    pub(super) fn take_seat(desk: &Arc<Self>, ctx: StepContext) -> (Seat, oneshot::Receiver<Answer>) {
+        let (answer, receiver) = oneshot::channel();
+        let mut inner = desk.lock();
+        inner.last += 1;
+        let id = Id { boundary: desk.boundary, number: inner.last };
+        let deadline = ctx.deadline();
+        if !inner.closed {
+            inner.seats.insert(id, Seated { ctx, answer, fetched: false });
+            inner.waiting.push_back(id);
+        }
+        drop(inner);
+        desk.news.notify_one();
+        (Seat { desk: Arc::clone(desk), id, deadline }, receiver)
+    }
+
+    /// What there is by then at the latest; `None` once the desk is closed.
+    pub(super) fn poll(&self, until: Instant) -> Option<Batch> {
+        let mut inner = self.lock();
+        loop {
+            if inner.closed {
+                return None;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if !inner.waiting.is_empty() || !inner.notices.is_empty() || left.is_zero() {
+                break;
+            }
+            inner = self.news.wait_timeout(inner, left).expect("no panic while held").0;
+        }
+        let mut batch = Batch::default();
+        let most = inner.notices.len().min(BATCH);
+        batch.notices.extend(inner.notices.drain(..most));
+        while batch.steps.len() < BATCH
+            && let Some(id) = inner.waiting.pop_front()
+        {
+            if let Some(seated) = inner.seats.get_mut(&id) {
+                seated.fetched = true;
+                batch.steps.push((id, seated.ctx.clone()));
+            }
+        }
+        if !inner.waiting.is_empty() || !inner.notices.is_empty() {
+            self.news.notify_one();
+        }
+        Some(batch)
+    }
+
+    /// Hands an attempt its outcome; `None` once the desk is closed.
+    pub(super) fn answer(&self, id: Id, answer: Answer) -> Option<Verdict> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return None;
+        }
+        match inner.seats.get(&id).map(|seated| seated.fetched) {
+            Some(true) => {}
+            None if self.was(&inner, id) => return Some(Verdict::Over),
+            // Whom nobody was told of, nobody can have an outcome of.
+            Some(false) | None => return Some(Verdict::Unknown),
+        }
+        let seated = inner.seats.remove(&id).expect("it was looked up under the same lock");
+        drop(inner);
+        let received = seated.answer.send(answer).is_ok();
+        Some(if received { Verdict::Accepted } else { Verdict::Over })
+    }
+
+    /// How attempts are; `None` once the desk is closed.
+    pub(super) fn pulses(&self, ids: &[Id]) -> Option<Vec<(Id, Pulse)>> {
+        let inner = self.lock();
+        let pulse = |id: &Id| match inner.seats.get(id) {
+            Some(Seated { ctx, .. }) => {
+                let left = ctx.deadline().saturating_duration_since(Instant::now());
+                if ctx.is_cancelled() { Pulse::Cancelled(left) } else { Pulse::Running(left) }
+            }
+            None if self.was(&inner, *id) => Pulse::Over,
+            None => Pulse::Unknown,
+        };
+        (!inner.closed).then(|| ids.iter().map(|id| (*id, pulse(id))).collect())
+    }
+
+    /// Ends every poll, now and later.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.news.notify_all();
+    }
+
+    fn was(&self, inner: &Inner, id: Id) -> bool {
+        id.boundary == self.boundary && (1..=inner.last).contains(&id.number)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no panic while held")
+    }
+}
+
+/// An attempt's place at the desk.
+#[derive(Debug)]
+pub(super) struct Seat {
+    desk: Arc<Desk>,
+    id: Id,
+    deadline: Instant,
+}
+
+impl Seat {
+    /// The attempt was cancelled.
+    pub(super) fn tell_cancelled(&self) {
+        let mut inner = self.desk.lock();
+        if inner.seats.get(&self.id).is_some_and(|seated| seated.fetched) {
+            inner.notices.push_back((self.id, Notice::Cancelled));
+            drop(inner);
+            self.desk.news.notify_one();
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut inner = self.desk.lock();
+        let Some(seated) = inner.seats.remove(&self.id) else { return };
+        if seated.fetched {
+            let notice = if Instant::now() >= self.deadline { Notice::TimedOut } else { Notice::Dropped };
+            inner.notices.push_back((self.id, notice));
+        } else {
+            inner.waiting.retain(|id| *id != self.id);
+        }
+        drop(inner);
+        self.desk.news.notify_one();
+    }
+}

@@ -1,0 +1,319 @@
+//! The boundary as another language sees it, by its messages alone.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::Setup;
+use tasker_lifecycle::TaskId;
+use tasker_worker::boundary::{Boundary, BoundaryError, VERSION};
+use tokio::runtime::Runtime;
+
+const STEP: &str = "
+  - {name: only, handler: {callable: h, initialization: {currency: EUR}}, timeout_seconds: 5}";
+
+/// The other side: it polls and completes on the test's thread, which is none of the worker's.
+struct Side {
+    runtime: Runtime,
+    setup: Setup,
+}
+
+impl Side {
+    fn new(steps: &str) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let setup = runtime.block_on(Setup::new(steps));
+        Self { runtime, setup }
+    }
+
+    fn task(&self, input: Value) -> TaskId {
+        self.runtime.block_on(self.setup.task(input, Duration::ZERO))
+    }
+
+    fn message(&self, version: u32, handlers: &[&str], more: &[(&str, &str)]) -> String {
+        let mut variables: HashMap<&str, &str> = more.iter().copied().collect();
+        variables.extend([("DATABASE_URL", self.setup.db.url.as_str()), ("TASKER_ENV", "test")]);
+        variables.extend([("TASKER_WORKER_ID", "beyond"), ("TASKER__QUEUE__POLL_MAX_MS", "500")]);
+        let handlers: HashMap<&str, [&str; 2]> = handlers.iter().map(|name| (*name, ["call", "other"])).collect();
+        json!({"version": version, "handlers": handlers, "variables": variables}).to_string()
+    }
+
+    fn start(&self, more: &[(&str, &str)]) -> Boundary {
+        Boundary::start(&self.message(VERSION, &["h"], more)).unwrap()
+    }
+
+    fn until_attempts(&self, count: usize) {
+        self.runtime.block_on(self.setup.until_attempts(count));
+    }
+
+    fn attempts(&self, task: TaskId) -> Vec<(i32, String, Option<String>)> {
+        self.runtime.block_on(self.setup.attempts(task))
+    }
+
+    fn text(&self, query: &str) -> String {
+        let read = sqlx::query_scalar(query).fetch_one(&self.setup.db.pool);
+        self.runtime.block_on(read).unwrap()
+    }
+}
+
+/// Polls until there is a step.
+fn step(boundary: &Boundary) -> Value {
+    next(boundary, "steps")
+}
+
+/// Polls until there is a notice: `(id, notice)`.
+fn notice(boundary: &Boundary) -> (String, String) {
+    let notice = next(boundary, "notices");
+    (notice["id"].as_str().unwrap().to_owned(), notice["notice"].as_str().unwrap().to_owned())
+}
+
+fn next(boundary: &Boundary, what: &str) -> Value {
+    for _ in 0..20 {
+        let batch: Value = serde_json::from_str(&boundary.poll(Duration::from_secs(1)).unwrap()).unwrap();
+        if let Some(first) = batch[what].as_array().unwrap().first() {
+            return first.clone();
+        }
+    }
+    panic!("no {what} came");
+}
+
+/// Completes the step with an outcome; answers the verdict.
+fn complete(boundary: &Boundary, id: &Value, mut outcome: Value) -> String {
+    outcome["id"] = id.clone();
+    verdict(boundary, &outcome.to_string())
+}
+
+fn verdict(boundary: &Boundary, outcome: &str) -> String {
+    let answer = boundary.complete(&format!(r#"{{"outcomes":[{outcome}]}}"#)).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    answer["verdicts"][0].as_str().unwrap().to_owned()
+}
+
+fn pulse(boundary: &Boundary, id: &Value) -> String {
+    let answer = boundary.heartbeat(&json!({"ids": [id]}).to_string()).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    answer["attempts"][0]["state"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_step_crosses_with_all_that_its_handler_sees_and_its_result_comes_back_unchanged() {
+    let steps = STEP.replace("callable: h,", "callable: h, method: other,");
+    let event = "publishes_events: [{name: only.done, condition: success}]";
+    let side = Side::new(&steps.replace("timeout_seconds: 5", &format!("timeout_seconds: 5, {event}")));
+    let task = side.task(json!({"who": "ada", "n": 9_007_199_254_740_992_u64, "x": 1.5, "ü": "\u{1F600}"}));
+    let boundary = side.start(&[]);
+    let about: Value = serde_json::from_str(boundary.about()).unwrap();
+    assert_eq!((&about["worker_id"], &about["environment"]), (&json!("beyond"), &json!("test")));
+    let step = step(&boundary);
+    assert_eq!(step["task_uuid"], json!(task.uuid()));
+    assert_eq!(step["input"], json!({"who": "ada", "n": 9_007_199_254_740_992_u64, "x": 1.5, "ü": "\u{1F600}"}));
+    assert_eq!((&step["step_config"], &step["handler_name"]), (&json!({"currency": "EUR"}), &json!("h")));
+    assert_eq!((&step["attempt"], &step["max_attempts"], &step["namespace"]), (&json!(1), &json!(3), &json!("here")));
+    assert_eq!(step["idempotency_key"], json!(format!("{task}:only")));
+    assert!((1..=5_000).contains(&step["ms_left"].as_u64().unwrap()), "{step}");
+    assert_eq!((&step["method"], pulse(&boundary, &step["id"])), (&json!("other"), "running".to_owned()));
+    let result = r#"{"b":1.50,"a":[1e2,"é\n"],"nested":{"z":null}}"#;
+    let id = &step["id"];
+    let outcome = format!(r#"{{"id":{id},"type":"success","result":{result},"metadata":{{"took":"long"}}}}"#);
+    assert_eq!(verdict(&boundary, &outcome), "accepted");
+    assert_eq!((verdict(&boundary, &outcome), pulse(&boundary, id)), ("over".to_owned(), "over".to_owned()));
+    side.until_attempts(1);
+    assert_eq!(side.text("SELECT result::text FROM tasker.attempts"), result);
+    assert_eq!(side.text("SELECT metadata::text || worker FROM tasker.attempts"), r#"{"took":"long"}beyond"#);
+    let event = "SELECT (message -> 'payload' ->> 'b') FROM pgmq.q_here_domain_events";
+    assert_eq!(side.text(event), "1.50", "the template's event, without a line of the other side's");
+    boundary.stop(None).unwrap();
+}
+
+#[test]
+fn failures_cross_with_class_code_and_delay_and_what_is_not_understood_fails_for_good() {
+    let side = Side::new(STEP);
+    let cases = [
+        (
+            json!({"type": "failure", "message": "later", "retryable": true, "retry_after_ms": 7_000}),
+            ("retryable_error", true, Some(7_000), "later"),
+        ),
+        (
+            json!({"type": "failure", "message": "no\0card", "retryable": false, "error_type": "card", "error_code": "E1"}),
+            ("card", false, None, "no\u{fffd}card"),
+        ),
+        (json!({"type": "success", "result": "\0"}), ("result_not_serializable", false, None, "U+0000")),
+        (json!({"type": "success", "reslut": 1}), ("invalid_outcome", false, None, "unknown field `reslut`")),
+        (json!({"type": "perhaps"}), ("invalid_outcome", false, None, "unknown variant `perhaps`")),
+        (json!({"type": "failure", "message": 1}), ("invalid_outcome", false, None, "invalid type")),
+        (
+            json!({"type": "decision", "step_names": ["x"], "result": [1]}),
+            ("result_not_serializable", false, None, "must be an object"),
+        ),
+    ];
+    let boundary = side.start(&[]);
+    for (outcome, expected) in cases {
+        let task = side.task(json!({}));
+        assert_eq!(complete(&boundary, &step(&boundary)["id"], outcome.clone()), "accepted");
+        let stored = format!("SELECT EXISTS (SELECT FROM tasker.attempts WHERE task_uuid = '{task}')");
+        side.runtime.block_on(side.setup.until(&stored));
+        let row: (String, bool, Option<i64>, String) = side.runtime.block_on(async {
+            sqlx::query_as(
+                "SELECT error ->> 'error_type', retryable, retry_after_ms, error ->> 'message' FROM tasker.attempts
+                 WHERE task_uuid = $1",
+            )
+            .bind(task.uuid())
+            .fetch_one(&side.setup.db.pool)
+            .await
+            .unwrap()
+        });
+        assert_eq!((row.0.as_str(), row.1, row.2), (expected.0, expected.1, expected.2), "{outcome}: {row:?}");
+        assert!(row.3.contains(expected.3), "{outcome}: {row:?}");
+    }
+    boundary.stop(None).unwrap();
+}
+
+#[test]
+fn decisions_splits_and_checkpoints_cross_as_rust_has_them() {
+    let side = Side::new(
+        "
+  - {name: choose, type: decision, handler: h}
+  - {name: one, handler: h, dependencies: [choose]}",
+    );
+    let boundary = side.start(&[]);
+    let read = || side.text("SELECT result::text FROM tasker.attempts");
+    side.task(json!({}));
+    let outcome =
+        json!({"type": "checkpoint_yield", "cursor": {"at": 10}, "items_processed": 10, "accumulated_results": [1]});
+    let first = step(&boundary);
+    assert_eq!(first["checkpoint"], Value::Null);
+    complete(&boundary, &first["id"], outcome);
+    let again = step(&boundary);
+    assert_eq!(again["checkpoint"], json!({"cursor": {"at": 10}, "items_processed": 10, "accumulated_results": [1]}));
+    assert_eq!((&again["attempt"], again["id"] == first["id"]), (&json!(1), false));
+    let id = &again["id"];
+    let decision = format!(r#"{{"id":{id},"type":"decision","step_names":["one"],"result":{{"why":1.50}}}}"#);
+    verdict(&boundary, &decision);
+    side.until_attempts(1);
+    assert_eq!(read(), r#"{"decision_point_outcome":{"step_names":["one"],"type":"create_steps"},"why":1.50}"#);
+    boundary.stop(None).unwrap();
+
+    let side = Side::new(
+        "
+  - {name: split, type: batchable, handler: h, batch_config: {batch_size: 2, worker_template: work}}
+  - {name: work, type: batch_worker, handler: h, dependencies: [split]}",
+    );
+    let boundary = side.start(&[]);
+    side.task(json!({}));
+    let split = step(&boundary);
+    assert_eq!(split["batch_config"]["batch_size"], json!(2));
+    let cursor = r#"{"batch_id":"001","start_cursor":0,"end_cursor":2.50,"batch_size":2}"#;
+    let id = &split["id"];
+    verdict(&boundary, &format!(r#"{{"id":{id},"type":"batches","cursor_configs":[{cursor}],"total_items":2}}"#));
+    side.until_attempts(1);
+    let said = side.text("SELECT result::text FROM tasker.attempts");
+    let expected = format!(
+        r#"{{"batch_processing_outcome":{{"type":"create_batches","worker_count":1,"cursor_configs":[{cursor}],"total_items":2}}}}"#
+    );
+    assert_eq!(said, expected);
+    boundary.stop(None).unwrap();
+}
+
+#[test]
+fn an_outcome_that_comes_too_late_or_for_nobody_changes_nothing() {
+    let side = Side::new(&STEP.replace("timeout_seconds: 5", "timeout_seconds: 0.05"));
+    let task = side.task(json!({}));
+    let boundary = side.start(&[]);
+    let late = step(&boundary);
+    let id = late["id"].as_str().unwrap().to_owned();
+    assert_eq!(notice(&boundary), (id.clone(), "timed_out".to_owned()));
+    let success = json!({"type": "success", "result": "late"});
+    assert_eq!(complete(&boundary, &late["id"], success.clone()), "over");
+    for never in ["99999.1", &format!("{}999", id)] {
+        assert_eq!(complete(&boundary, &json!(never), success.clone()), "unknown", "{never}");
+        assert_eq!(pulse(&boundary, &json!(never)), "unknown", "{never}");
+    }
+    for nonsense in ["{", "{}", r#"{"outcomes":[{}]}"#, r#"{"outcomes":[{"id":"x","type":"success"}]}"#] {
+        assert_eq!(boundary.complete(nonsense).unwrap_err().code(), "bad_message", "{nonsense}");
+    }
+    side.until_attempts(1);
+    assert_eq!(side.attempts(task), [(1, "failure".to_owned(), Some("timeout".to_owned()))]);
+    boundary.stop(None).unwrap();
+}
+
+#[test]
+fn a_lost_lease_is_told_to_the_other_side() {
+    let side = Side::new(STEP);
+    side.task(json!({}));
+    let fast = [("TASKER__WORKER__HEARTBEAT_MS", "50"), ("TASKER__QUEUE__LEASE_MS", "2000")];
+    let boundary = side.start(&fast);
+    let step = step(&boundary);
+    side.runtime.block_on(side.setup.run(&format!("DELETE FROM {}", side.setup.ticket_table())));
+    let id = step["id"].as_str().unwrap().to_owned();
+    assert_eq!(notice(&boundary), (id, "cancelled".to_owned()));
+    assert_eq!(pulse(&boundary, &step["id"]), "cancelled");
+    assert_eq!(complete(&boundary, &step["id"], json!({"type": "success", "result": 1})), "accepted");
+    boundary.stop(None).unwrap();
+    assert_eq!(side.text("SELECT count(*)::text FROM tasker.attempts"), "0", "its claim was somebody else's");
+}
+
+#[test]
+fn stopping_waits_for_handlers_for_as_long_as_the_grace_and_then_everything_is_refused() {
+    let side = Side::new(STEP);
+    let task = side.task(json!({}));
+    let boundary = side.start(&[]);
+    let running = step(&boundary);
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| boundary.stop(Some(Duration::from_secs(20))));
+        let success = json!({"type": "success", "result": "in time"});
+        assert_eq!(complete(&boundary, &running["id"], success), "accepted");
+        stopping.join().unwrap().unwrap();
+    });
+    assert_eq!(side.attempts(task), [(1, "success".to_owned(), None)]);
+    assert_eq!(boundary.poll(Duration::ZERO).unwrap_err().code(), "stopped");
+    assert_eq!(boundary.complete(r#"{"outcomes":[{"id":"1.1","type":"success"}]}"#).unwrap_err().code(), "stopped");
+    assert_eq!(boundary.heartbeat(r#"{"ids":["1.1"]}"#).unwrap_err().code(), "stopped");
+    assert_eq!(boundary.stop(None).unwrap_err().code(), "stopped");
+}
+
+#[test]
+fn a_stop_from_within_a_handler_ends_with_the_grace() {
+    let side = Side::new(STEP);
+    let task = side.task(json!({}));
+    let boundary = side.start(&[]);
+    let inside = step(&boundary);
+    boundary.stop(Some(Duration::from_millis(50))).unwrap();
+    let late = boundary.complete(&json!({"outcomes": [{"id": inside["id"], "type": "success"}]}).to_string());
+    assert_eq!(late.unwrap_err().code(), "stopped");
+    assert_eq!(side.attempts(task), [], "its lease ends, and it is tried again");
+}
+
+#[test]
+fn a_start_that_can_not_be_is_refused_and_many_starts_leave_nothing_behind() {
+    let side = Side::new(STEP);
+    let refused = |message: &str| Boundary::start(message).unwrap_err();
+    assert_eq!(refused("{").code(), "bad_message");
+    assert!(
+        matches!(refused(&side.message(VERSION + 1, &["h"], &[])), BoundaryError::Version { theirs } if theirs == VERSION + 1)
+    );
+    for handlers in [&[][..], &[""]] {
+        assert_eq!(refused(&side.message(VERSION, handlers, &[])).code(), "bad_message", "{handlers:?}");
+    }
+    let methodless = json!({"version": VERSION, "handlers": {"h": []}}).to_string();
+    assert_eq!(refused(&methodless).code(), "bad_message");
+    let wrong = refused(&side.message(VERSION, &["h"], &[("TASKER__WORKER__CONCURENCY", "1")]));
+    assert_eq!(wrong.code(), "bad_config");
+    assert!(wrong.to_string().contains("did you mean `TASKER__WORKER__CONCURRENCY`"), "{wrong}");
+    let away = side.message(VERSION, &["h"], &[]).replace(&side.setup.db.url, "postgres://nobody@127.0.0.1:1/none");
+    let quick = away.replace("\"TASKER_ENV\"", "\"TASKER__DATABASE__ACQUIRE_TIMEOUT_MS\":\"100\",\"TASKER_ENV\"");
+    assert_eq!(refused(&quick).code(), "not_started");
+    let threads = || std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or_default();
+    let before = threads();
+    for round in 0..20 {
+        let boundary = side.start(&[]);
+        if round % 2 == 0 {
+            boundary.stop(None).unwrap();
+        }
+    }
+    let gone = tasker_shared::testing::eventually("the threads end", async || threads() <= before);
+    side.runtime.block_on(gone);
+    let version: Value = serde_json::from_str(&Boundary::version()).unwrap();
+    assert_eq!(version["boundary"], json!(VERSION));
+}

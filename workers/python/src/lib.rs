@@ -1,0 +1,69 @@
+//! `tasker_core._native`: the six functions of the boundary, with the GIL released while they wait.
+
+use std::time::Duration;
+
+use pyo3::create_exception;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use tasker_worker::boundary::{Boundary, BoundaryError};
+
+create_exception!(_native, NativeError, PyRuntimeError, "The boundary refuses; the arguments are (code, message).");
+
+/// A running worker.
+#[pyclass(frozen)]
+#[derive(Debug)]
+struct Worker(Boundary);
+
+#[pymethods]
+impl Worker {
+    /// What the worker is, JSON.
+    fn about(&self) -> &str {
+        self.0.about()
+    }
+
+    /// Waits for steps and notices, at most this long.
+    fn poll(&self, py: Python<'_>, wait_ms: u64) -> PyResult<String> {
+        py.detach(|| self.0.poll(Duration::from_millis(wait_ms))).map_err(raised)
+    }
+
+    /// Takes outcomes and answers what became of each.
+    fn complete(&self, py: Python<'_>, message: &str) -> PyResult<String> {
+        py.detach(|| self.0.complete(message)).map_err(raised)
+    }
+
+    /// How attempts are.
+    fn heartbeat(&self, py: Python<'_>, message: &str) -> PyResult<String> {
+        py.detach(|| self.0.heartbeat(message)).map_err(raised)
+    }
+
+    /// Stops; without a grace, with the configuration's.
+    #[pyo3(signature = (grace_ms=None))]
+    fn stop(&self, py: Python<'_>, grace_ms: Option<u64>) -> PyResult<()> {
+        py.detach(|| self.0.stop(grace_ms.map(Duration::from_millis))).map_err(raised)
+    }
+}
+
+/// Starts a worker.
+#[pyfunction]
+fn start(py: Python<'_>, message: &str) -> PyResult<Worker> {
+    py.detach(|| Boundary::start(message)).map(Worker).map_err(raised)
+}
+
+/// The versions of the boundary and of this library, JSON.
+#[pyfunction]
+fn version() -> String {
+    Boundary::version()
+}
+
+fn raised(error: BoundaryError) -> PyErr {
+    NativeError::new_err((error.code(), error.to_string()))
+}
+
+/// The module.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("NativeError", module.py().get_type::<NativeError>())?;
+    module.add_class::<Worker>()?;
+    module.add_function(wrap_pyfunction!(start, module)?)?;
+    module.add_function(wrap_pyfunction!(version, module)?)
+}

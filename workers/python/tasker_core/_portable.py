@@ -1,0 +1,77 @@
+"""What JSON can carry to every language, and where a value can't."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+_MAX_INTEGER = 2**53
+# The worker's own limit is lower, and configurable; this one keeps the encoder within its stack.
+_MAX_DEPTH = 256
+
+
+class NotPortable(ValueError):
+    """The message begins with the JSON pointer of the value."""
+
+
+def encode(what: str, value: Any) -> str:
+    """The value as JSON text, exactly; raises :class:`NotPortable` where that can't be said."""
+    try:
+        return json.dumps(_plain(what, value, (), set()), allow_nan=False, separators=(",", ":"))
+    except (RecursionError, MemoryError) as error:
+        raise NotPortable(f"{what} is too deep or too large") from error
+
+
+def _refuse(what: str, path: tuple[Any, ...], why: str) -> NotPortable:
+    pointer = "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
+    return NotPortable(f"{what}{' at ' + pointer if pointer else ''} {why}")
+
+
+def _plain(what: str, value: Any, path: tuple[Any, ...], above: set[int]) -> Any:
+    """The value of plain types, so that the encoder calls no code of the value's."""
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        if not -_MAX_INTEGER <= value <= _MAX_INTEGER:
+            raise _refuse(what, path, "is an integer beyond ±2^53, which some languages would round; say it as text")
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _refuse(what, path, f"is {float(value)!r}, which is no number in JSON; say it as null or as text")
+        return float(value)
+    if len(path) > _MAX_DEPTH:
+        raise _refuse(what, path[:8], f"is nested deeper than {_MAX_DEPTH} levels")
+    value = _opened(value)
+    if id(value) in above:
+        raise _refuse(what, path, "contains itself")
+    if isinstance(value, dict):
+        return _object(what, value, path, above | {id(value)})
+    if isinstance(value, (list, tuple)):
+        below = above | {id(value)}
+        return [_plain(what, item, (*path, index), below) for index, item in enumerate(value)]
+    raise _refuse(what, path, f"is of type {type(value).__name__}, which JSON has not; convert it first")
+
+
+def _object(what: str, value: dict[Any, Any], path: tuple[Any, ...], above: set[int]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise _refuse(what, path, f"has the key {key!r} of type {type(key).__name__}; keys are text")
+        plain[str.__str__(key)] = _plain(what, item, (*path, key), above)
+    return plain
+
+
+def _opened(value: Any) -> Any:
+    """Models and dataclasses are what their fields say."""
+    if isinstance(value, type):
+        return value
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        return dump(mode="json")
+    if dataclasses.is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    return value

@@ -1,0 +1,227 @@
+"""A worker: fetches steps, runs handlers, hands in outcomes. Everything else is done in Rust (docs/boundary.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from contextvars import ContextVar, copy_context
+from typing import Any, Optional
+
+from . import _native, _outcome
+from ._threads import Threads
+from .errors import WorkerError
+from .registry import HandlerRegistry
+from .step_handler.base import StepHandler
+from .types import StepContext, StepHandlerResult
+
+log = logging.getLogger("tasker_core")
+
+BOUNDARY_VERSION = 1
+_POLL_MS = 60_000
+_SPARE_THREADS = 256
+"""Handlers that hang keep their threads when their time is over; so many of them are made up for."""
+
+_LAST_WORDS = 2.0
+"""Seconds that coroutines have to end once nobody waits for them any more."""
+
+_current: ContextVar[Optional[StepContext]] = ContextVar("tasker_step", default=None)
+
+
+def current_step() -> Optional[StepContext]:
+    """The step whose handler is running here; None elsewhere."""
+    return _current.get()
+
+
+class _Run:
+    """One run of a handler."""
+
+    def __init__(self, attempt: str, method: str, context: StepContext) -> None:
+        self.id = attempt
+        self.method = method
+        self.context = context
+        self.task: Optional[asyncio.Task[None]] = None
+
+
+class Worker:
+    """A running worker. :func:`bootstrap_worker` makes the one of the process."""
+
+    def __init__(
+        self, registry: Optional[HandlerRegistry] = None, variables: Optional[Mapping[str, str]] = None
+    ) -> None:
+        """Starts. ``variables`` are those of the configuration, and win over the environment's."""
+        self.registry = registry or HandlerRegistry.instance()
+        spoken = json.loads(_native.version())["boundary"]
+        if spoken != BOUNDARY_VERSION:
+            message = f"the extension module speaks version {spoken} of the boundary, this package {BOUNDARY_VERSION}"
+            raise WorkerError("version_mismatch", message)
+        classes = {name: self.registry.get_handler_class(name) for name in self.registry.list_handlers()}
+        handlers = {name: list(each.handler_methods) for name, each in classes.items() if each is not None}
+        start = {"version": BOUNDARY_VERSION, "handlers": handlers, "variables": dict(variables or {})}
+        self._native = _refusals(_native.start, json.dumps(start))
+        about = json.loads(self._native.about())
+        self.worker_id: str = about["worker_id"]
+        self.concurrency: int = about["concurrency"]
+        self._threads = Threads(self.concurrency + _SPARE_THREADS)
+        self._runs: dict[str, _Run] = {}
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_loop_error)
+        self._ended = threading.Event()
+        threading.Thread(target=self._loop.run_forever, name="tasker-loop", daemon=True).start()
+        threading.Thread(target=self._poll, name="tasker-poll", daemon=True).start()
+
+    def stop(self, grace: Optional[float] = None) -> None:
+        """Claims nothing more, lets handlers end for ``grace`` seconds (the configuration's without it), and leaves."""
+        if _current.get() is not None:
+            raise WorkerError("stop_in_handler", "a handler can't stop its worker: it would wait for itself")
+        _refusals(self._native.stop, None if grace is None else int(grace * 1000))
+        self._ended.wait(_LAST_WORDS)
+        asyncio.run_coroutine_threadsafe(self._abandon(), self._loop)
+
+    def is_running(self) -> bool:
+        """Whether it fetches steps."""
+        return not self._ended.is_set()
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        """Waits until it has stopped; answers whether it has."""
+        return self._ended.wait(timeout)
+
+    async def _abandon(self) -> None:
+        """Tells those that still run that nobody waits for them, and ends the loop."""
+        runs = list(self._runs.values())
+        tasks = [run.task for run in runs if run.task is not None]
+        for run in runs:
+            run.context._cancelled.set()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST_WORDS)
+        self._loop.stop()
+
+    def _poll(self) -> None:
+        try:
+            while True:
+                batch = json.loads(self._native.poll(_POLL_MS))
+                for notice in batch["notices"]:
+                    self._notice(notice["id"], notice["notice"])
+                for step in batch["steps"]:
+                    self._begin(step)
+        except _native.NativeError as error:
+            if error.args[0] != "stopped":
+                log.error("the worker ended: %s", error.args[1])
+        except BaseException:
+            log.exception("the worker ended")
+        finally:
+            self._ended.set()
+
+    def _notice(self, attempt: str, notice: str) -> None:
+        run = self._runs.get(attempt)
+        if run is None:
+            return
+        run.context._cancelled.set()
+        if notice != "cancelled":
+            # The loop makes the task before it comes to this.
+            self._loop.call_soon_threadsafe(lambda: run.task.cancel() if run.task is not None else None)
+
+    def _begin(self, step: dict[str, Any]) -> None:
+        attempt = step["id"]
+        run = _Run(attempt, step["method"], StepContext.from_message(step, lambda: self._pulse(attempt)))
+        self._runs[attempt] = run
+        try:
+            self._hand_over(run, step)
+        except BaseException as error:  # noqa: BLE001 - no thread can be started, no memory is left
+            self._end(run, _outcome.failed(run.context, error))
+
+    def _hand_over(self, run: _Run, step: dict[str, Any]) -> None:
+        handler = self.registry.get_handler_class(step["handler_name"])
+        if handler is None:
+            self._end(run, StepHandlerResult.failure(f"the handler `{step['handler_name']}` was unregistered"))
+        elif inspect.iscoroutinefunction(getattr(handler, run.method, None)):
+            self._loop.call_soon_threadsafe(self._begin_async, run, handler)
+        elif not self._threads.run(lambda: copy_context().run(self._run_sync, run, handler)):
+            self._end(run, StepHandlerResult.failure("too many handlers hang on after their time", "worker_exhausted"))
+
+    def _run_sync(self, run: _Run, handler: type[StepHandler]) -> None:
+        _current.set(run.context)
+        try:
+            value: Any = getattr(handler(), run.method)(run.context)
+            if inspect.iscoroutine(value):
+                value = asyncio.run_coroutine_threadsafe(value, self._loop).result()
+            result = _outcome.of_return(value)
+        except BaseException as error:  # noqa: BLE001 - SystemExit and its like are failed attempts too
+            result = _outcome.failed(run.context, error)
+        self._end(run, result)
+
+    def _begin_async(self, run: _Run, handler: type[StepHandler]) -> None:
+        run.task = self._loop.create_task(self._run_async(run, handler))
+        # One that was cancelled before it began runs no line of ours.
+        run.task.add_done_callback(lambda _: self._runs.pop(run.id, None))
+
+    async def _run_async(self, run: _Run, handler: type[StepHandler]) -> None:
+        _current.set(run.context)
+        try:
+            result = _outcome.of_return(await getattr(handler(), run.method)(run.context))
+        except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop
+            result = _outcome.failed(run.context, error)
+        self._end(run, result)
+
+    def _end(self, run: _Run, result: StepHandlerResult) -> None:
+        self._runs.pop(run.id, None)
+        try:
+            self._native.complete('{"outcomes":[' + _outcome.encoded(run.id, result) + "]}")
+        except _native.NativeError as error:
+            if error.args[0] != "stopped":
+                log.error("an outcome of %s was refused: %s", run.context.step_name, error.args[1])
+        except BaseException:
+            log.exception("an outcome of %s could not be handed in", run.context.step_name)
+
+    def _pulse(self, attempt: str) -> bool:
+        try:
+            answer = json.loads(self._native.heartbeat(json.dumps({"ids": [attempt]})))
+        except _native.NativeError:
+            return False
+        return bool(answer["attempts"][0]["state"] == "running")
+
+
+def _loop_error(_: asyncio.AbstractEventLoop, said: dict[str, Any]) -> None:
+    log.error("on the event loop: %s", said.get("message"), exc_info=said.get("exception"))
+
+
+def _refusals(call: Any, *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except _native.NativeError as error:
+        raise WorkerError(*error.args) from None
+
+
+_lock = threading.Lock()
+_worker: Optional[Worker] = None
+
+
+def bootstrap_worker(
+    registry: Optional[HandlerRegistry] = None, variables: Optional[Mapping[str, str]] = None
+) -> Worker:
+    """Starts the worker of this process."""
+    global _worker
+    with _lock:
+        if _worker is not None and _worker.is_running():
+            raise WorkerError("already_running", "the worker of this process is running")
+        _worker = Worker(registry, variables)
+        return _worker
+
+
+def stop_worker(grace: Optional[float] = None) -> None:
+    """Stops the worker of this process, where there is one."""
+    global _worker
+    with _lock:
+        if _worker is not None:
+            _worker.stop(grace)
+            _worker = None
+
+
+def is_worker_running() -> bool:
+    """Whether the worker of this process runs."""
+    return _worker is not None and _worker.is_running()
