@@ -117,7 +117,7 @@ fn parent_ends_last(record: &mut Record) {
 
 /// What the checker says of it; `None` where it finds nothing wrong.
 fn found(record: &Record) -> Option<String> {
-    said(catch_unwind(AssertUnwindSafe(|| drop(record.check()))))
+    said(catch_unwind(AssertUnwindSafe(|| _ = record.check())))
 }
 
 fn said(result: Result<(), Box<dyn std::any::Any + Send>>) -> Option<String> {
