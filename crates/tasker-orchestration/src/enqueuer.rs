@@ -29,6 +29,8 @@ const SWEEP_PAGE: i64 = 2_000;
 const UNDECIDED_AGE_MS: f64 = 3_000.0;
 /// How often partitions are looked at.
 const PARTITIONS_EVERY: Duration = Duration::from_hours(1);
+/// Every so many looks sweep, however much is due: what was lost must not wait for the load to end.
+const SWEEP_EVERY: u32 = 16;
 /// Stale tasks of one look.
 const STALE_PAGE: i32 = 100;
 /// The most checkpoints of ended tasks that are deleted with them.
@@ -78,6 +80,20 @@ pub(crate) struct Sweep {
     /// Behind which step tickets of failed resources are still to be taken back.
     take_back_after: Option<Option<(TaskId, StepIndex)>>,
     partitions_at: Option<Instant>,
+    /// Looks since the last page.
+    looks: u32,
+}
+
+impl Sweep {
+    /// Whether this look, which found so much due, sweeps as well.
+    fn is_due(&mut self, found: usize) -> bool {
+        self.looks += 1;
+        let is_due = found == 0 || self.looks >= SWEEP_EVERY;
+        if is_due {
+            self.looks = 0;
+        }
+        is_due
+    }
 }
 
 /// What follows a commit of commands.
@@ -162,15 +178,17 @@ impl StepEnqueuer {
         Ok(Carried { after: advance.write(conn, &self.parts).await?, answers })
     }
 
-    /// Due times first; when none is due, a page of the sweep.
+    /// Due times first, and what resources have room for; when there is nothing, and now and then besides, a page of
+    /// the sweep.
     async fn look(&self, conn: &mut impl Session, max: usize) -> Result<Handled<Carried>, StoreError> {
         let (mut events, next_ms) = conn.come_due(i64::try_from(max).unwrap_or(i64::MAX)).await?;
         let (asks, opens_ms) = self.asks(conn, max).await?;
         let lost = if events.is_empty() { self.to_take_back(conn, max).await? } else { Vec::new() };
         let taken = events.len().max(asks.len()).max(lost.len());
         let mut stale = Vec::new();
-        if taken == 0 {
-            events = self.sweep_page(conn).await?;
+        let sweeps = self.sweep.lock().expect("no panic while held").is_due(taken);
+        if sweeps {
+            events.extend(self.sweep_page(conn).await?);
             stale = self.stale(conn).await?;
             events.extend(stale.iter().filter(|stale| stale.fails).map(|stale| (stale.task, Event::Expired)));
         }
@@ -329,4 +347,18 @@ fn carry_out(advance: &mut Advance, command: &Command) -> Result<bool, CommandEr
         advance.writes.by_hand((*task, *step, attempt), by_hand, now);
     }
     Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_much_is_due_every_sixteenth_look_sweeps() {
+        let mut sweep = Sweep::default();
+        let busy: Vec<bool> = (0..48).map(|_| sweep.is_due(100)).collect();
+        assert_eq!(busy.iter().filter(|swept| **swept).count(), 3);
+        assert!(sweep.is_due(0), "a look that finds nothing sweeps at once");
+        assert!((1..SWEEP_EVERY).all(|_| !sweep.is_due(1)) && sweep.is_due(1), "and counting begins anew");
+    }
 }
