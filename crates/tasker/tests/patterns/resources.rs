@@ -30,6 +30,8 @@ struct Shop {
     is_down: AtomicBool,
     at_once: AtomicUsize,
     most: AtomicUsize,
+    /// Calls stay until so many have been here at once.
+    awaited: AtomicUsize,
     calls: AtomicUsize,
     failures: AtomicUsize,
 }
@@ -39,8 +41,10 @@ impl Shop {
         let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(at_once, Ordering::SeqCst);
         self.calls.fetch_add(1, Ordering::SeqCst);
-        // Others have their turn, so that more of them would be here where they may.
-        for _ in 0..50 {
+        // The step's deadline bounds the wait; the turns of others let more come, if they could.
+        let mut turns = 0;
+        while turns < 50 || self.most.load(Ordering::SeqCst) < self.awaited.load(Ordering::SeqCst) {
+            turns += 1;
             tokio::task::yield_now().await;
         }
         self.at_once.fetch_sub(1, Ordering::SeqCst);
@@ -96,6 +100,7 @@ async fn a_limit_holds_across_tasks() {
         let shop = Arc::new(Shop::default());
         Bench::on_both(TEMPLATE, handlers(&shop), async |bench| {
             shop.most.store(0, Ordering::SeqCst);
+            shop.awaited.store(usize::try_from(limit).unwrap(), Ordering::SeqCst);
             set(bench, Settings { max_in_flight: Some(limit), ..Settings::default() }).await;
             let tasks = create(bench, 40).await;
             complete(bench, &tasks).await;
