@@ -1,6 +1,7 @@
 //! The six functions of the boundary for Node, Bun and Deno. Those that wait do so on a thread of their own and answer
-//! with promises; the others take microseconds and are called as they are. A refusal is an answer, not an exception,
-//! so that its code survives every runtime.
+//! with promises. The others are called as they are: a way through another thread would cost more than they take, some
+//! microseconds, for the largest result some milliseconds. A refusal is an answer, not an exception, so that its code
+//! survives every runtime.
 
 use std::sync::Arc;
 use std::thread;
@@ -64,6 +65,15 @@ impl Worker {
     pub fn stop<'env>(&self, env: &'env Env, grace_ms: Option<u32>) -> napi::Result<Object<'env>> {
         let boundary = Arc::clone(&self.0);
         promised(env, move || boundary.stop(grace_ms.map(|ms| Duration::from_millis(ms.into()))))
+    }
+}
+
+impl Drop for Worker {
+    /// The thread of the runtime that it was started on has ended without stopping it: nobody runs its steps any more.
+    fn drop(&mut self) {
+        let boundary = Arc::clone(&self.0);
+        // Where it has stopped, this is refused; where no thread can be started, its leases end by themselves.
+        let _stopping = thread::Builder::new().spawn(move || boundary.stop(Some(Duration::ZERO)));
     }
 }
 

@@ -45,7 +45,8 @@ async function main(given: string[]): Promise<number> {
       console.error(`error: ${error.message}\n\n${USAGE}`);
       return 2;
     }
-    console.error(`error: ${error instanceof TaskerError ? error.message : told(error)}`);
+    const { message, cause } = error instanceof TaskerError ? error : { message: "unexpected", cause: error };
+    console.error(`error: ${message}`, ...(cause === undefined ? [] : [cause]));
     return 1;
   }
 }

@@ -17,10 +17,14 @@ export function ofReturn(value: unknown): StepHandlerResult {
 /** The failed attempt, told in the log: with its stack where the error is nobody's intention. */
 export function failed(context: StepContext, error: unknown): StepHandlerResult {
   const result = ofThrown(error);
-  if (!context.cancelled) {
-    const told = `${context.stepName} of task ${context.taskUuid} failed at attempt ${context.attempt}`;
-    const stack = result.errorType === "handler_error" ? stackOf(error) : "";
-    log[result.retryable ? "warn" : "error"](`${told}: ${result.errorMessage}${stack}`);
+  try {
+    if (!context.cancelled) {
+      const told = `${context.stepName} of task ${context.taskUuid} failed at attempt ${context.attempt}`;
+      const stack = result.errorType === "handler_error" && error instanceof Error ? `\n${error.stack}` : "";
+      log[result.retryable ? "warn" : "error"](`${told}: ${result.errorMessage}${stack}`);
+    }
+  } catch {
+    // The handler's own code, or the program's logger: the attempt has failed all the same.
   }
   return result;
 }
@@ -59,14 +63,6 @@ function messageOf(error: unknown): string {
     return typeof message === "string" ? text(message) : text(JSON.stringify(error) ?? "");
   }
   return error === undefined ? "" : text(String(error));
-}
-
-function stackOf(error: unknown): string {
-  try {
-    return error instanceof Error && error.stack ? `\n${error.stack}` : "";
-  } catch {
-    return "";
-  }
 }
 
 /** The boundary's outcome. What can't be encoded becomes a permanent failure that says where. */

@@ -129,8 +129,12 @@ async function exported(file: string): Promise<HandlerClass[]> {
       `${file}: this runtime reads no TypeScript; compile it, or use Node 22.18 or newer, Bun or Deno`,
     );
   }
-  const found: Record<string, unknown> = await import(pathToFileURL(file).href);
-  return Object.values(found).filter(isHandlerClass);
+  try {
+    const found: Record<string, unknown> = await import(pathToFileURL(file).href);
+    return Object.values(found).filter(isHandlerClass);
+  } catch (error) {
+    throw new ConfigurationError(`${file} can't be loaded`, { cause: error });
+  }
 }
 
 function readsTypes(): boolean {

@@ -11,6 +11,8 @@ import { StepHandlerResult } from "./result.ts";
 import { currentStep, guardProcess, runAs } from "./running.ts";
 
 const POLL_MS = 60_000;
+/** What the addon takes as a time. */
+const LONGEST_MS = 2 ** 32 - 1;
 /** What handlers have to end once nobody waits for them any more. */
 const LAST_WORDS_MS = 2_000;
 
@@ -105,7 +107,7 @@ export class WorkerServer {
       throw new WorkerError("stop_in_handler", "a handler can't stop its worker: it would wait for itself");
     }
     const worker = this.#native;
-    heard(await worker.stop(graceMs === undefined ? undefined : Math.max(0, Math.trunc(graceMs))));
+    heard(await worker.stop(graceMs === undefined ? undefined : Math.min(Math.max(0, graceMs), LONGEST_MS)));
     await this.#serving;
     this.#native = undefined;
     await this.#abandon();

@@ -338,7 +338,9 @@ test("handlers are found in folders, also those that another copy of the package
   expect(await registry.loadFromPath(folder)).toBe(3);
   expect(registry.listHandlers()).toEqual(["A", "C", "named.b"]);
   await expect(registry.loadFromPath(join(folder, "nowhere"))).rejects.toThrow("does not exist");
-  await expect(registry.loadFromPath(folderOf({ "broken.mjs": "export const = 1" }))).rejects.toThrow(/parse|syntax/i);
+  await expect(registry.loadFromPath(folderOf({ "broken.mjs": "export const = 1" }))).rejects.toThrow(
+    "broken.mjs can't be loaded",
+  );
 });
 
 test("a worker that was not started and one that has stopped say so", async () => {

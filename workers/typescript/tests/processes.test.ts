@@ -117,3 +117,11 @@ test("a worker in a program refuses what makes no sense, and starts and stops wi
   expect(before, "threads of Rust's and of the runtime").toBeGreaterThan(1);
   expect(after, "as many as after the first stop").toBeLessThanOrEqual(before);
 });
+
+test("a worker stops with the thread of the runtime that it was started on", async () => {
+  const variables = { DATABASE_URL: server.databaseUrl };
+  const program = await ran([process.execPath, join(HERE, "programs/thread.js")], variables);
+  expect(program.status, program.stderr).toBe(0);
+  const [before = 0, after = 0] = program.stdout.trim().split("\n").map(Number);
+  expect(after, "Rust's threads have ended too").toBeLessThanOrEqual(before - 3);
+});
