@@ -97,6 +97,15 @@ test("a function is given what its options say", async () => {
   expect((await run(charge)).errorType, "no such result").toBe("validation_error");
 });
 
+test("what a schema does not have is an error of the compiler", async () => {
+  const wrong = defineHandler("x", { depends: { cart: ["validate", Cart] } }, ({ cart }) => ({
+    // @ts-expect-error the schema has no such field
+    missing: cart.sum === undefined,
+  }));
+  const context = makeContext({}, { dependencies: { validate: { total: 1, sum: 2 } } });
+  expect((await run(wrong, context)).result, "and the schema keeps it out").toEqual({ missing: true });
+});
+
 test("the whole input can be given a type", async () => {
   const Order = z.object({ id: z.number() });
   const take = defineHandler("take", { inputs: Order }, ({ inputs }) => ({ next: inputs.id + 1 }));
