@@ -3,6 +3,8 @@
  * steps, runs handlers and reports by itself, so that a poller and a subscriber have nothing to.
  */
 
+export { EventEmitter } from "node:events";
+
 import { WorkerError } from "./errors.ts";
 import type { HandlerClass, StepHandler } from "./handler.ts";
 import { type LogFields, log } from "./log.ts";

@@ -22,6 +22,9 @@ export interface WorkerConfig {
   namespace?: string;
   namespaces?: readonly string[];
   databaseUrl?: string;
+  workerId?: string;
+  /** The one file of configuration, in place of the usual ones. */
+  configPath?: string;
   logLevel?: Level;
   /** Variables of the configuration; they win over the environment's. */
   variables?: Readonly<Record<string, string>>;
@@ -242,11 +245,13 @@ function handlersOf(registry: HandlerRegistry): Record<string, readonly string[]
   return Object.fromEntries(named);
 }
 
-function variablesOf({ namespace, namespaces, databaseUrl, variables }: WorkerConfig): Record<string, string> {
-  const wanted = namespaces ?? (namespace === undefined ? [] : [namespace]);
-  return {
-    ...(wanted.length > 0 ? { TASKER__WORKER__NAMESPACES: wanted.join(",") } : {}),
-    ...(databaseUrl === undefined ? {} : { DATABASE_URL: databaseUrl }),
-    ...variables,
+function variablesOf(config: WorkerConfig): Record<string, string> {
+  const said = {
+    TASKER__WORKER__NAMESPACES: config.namespaces?.join(",") || config.namespace,
+    DATABASE_URL: config.databaseUrl,
+    TASKER_WORKER_ID: config.workerId,
+    TASKER_CONFIG_PATH: config.configPath,
+    ...config.variables,
   };
+  return Object.fromEntries(Object.entries(said).filter((pair): pair is [string, string] => pair[1] !== undefined));
 }

@@ -160,8 +160,8 @@ test.each(
 });
 
 test("many handlers run at once", async () => {
-  const context = { do: "meet", folder: scratch(), count: 8 };
-  const tasks = await Promise.all(Array.from({ length: 8 }, () => server.create("single", context)));
+  const context = { do: "meet", folder: scratch(), count: 40 };
+  const tasks = await Promise.all(Array.from({ length: 40 }, () => server.create("single", context)));
   const ends: Told[] = await Promise.all(tasks.map((task) => server.wait(task)));
   expect(new Set(ends.map((task) => task.status))).toEqual(new Set(["complete"]));
 });
