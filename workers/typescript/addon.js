@@ -5,9 +5,11 @@ import { copyFileSync, mkdirSync, renameSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
+// From where everybody builds, so that a target folder that is named by a short path is the same.
+const root = fileURLToPath(new URL("../..", import.meta.url));
 const asked = ["build", "--locked", "--package", "tasker-typescript", "--message-format=json-render-diagnostics"];
 const built = spawnSync("cargo", [...asked, ...process.argv.slice(2)], {
-  cwd: here,
+  cwd: root,
   env: { SQLX_OFFLINE: "true", ...process.env },
   stdio: ["ignore", "pipe", "inherit"],
   encoding: "utf8",

@@ -78,6 +78,15 @@ export function handlerMethods(handler: HandlerClass): readonly string[] {
   return handler.handlerMethods ?? ["call"];
 }
 
+/** Calls one of a handler's methods, and awaits even what a `then` of its own makes of that. */
+export async function invoke(handler: object, method: string, context: StepContext): Promise<unknown> {
+  const code = (handler as Record<string, unknown>)[method];
+  if (typeof code !== "function") {
+    throw new ConfigurationError(`${handler.constructor.name} has no method \`${method}\``);
+  }
+  return await code.call(handler, context);
+}
+
 /** Whether a value is a handler that can be run: what has no `call` is only a base for others. */
 export function isHandlerClass(value: unknown): value is HandlerClass {
   return typeof value === "function" && HANDLER in value && typeof value.prototype?.call === "function";

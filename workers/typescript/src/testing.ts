@@ -6,7 +6,7 @@
  */
 
 import { StepContext } from "./context.ts";
-import { type HandlerClass, StepHandler } from "./handler.ts";
+import { type HandlerClass, invoke, type StepHandler } from "./handler.ts";
 import type { Fields, Json } from "./json.ts";
 import { encoded, ofReturn, ofThrown } from "./outcome.ts";
 import type { Checkpoint } from "./result.ts";
@@ -69,9 +69,8 @@ export async function run(
 ): Promise<StepHandlerResult> {
   let result: StepHandlerResult;
   try {
-    const instance = handler instanceof StepHandler ? handler : new handler();
-    const call = (instance as unknown as Record<string, (context: StepContext) => unknown>)[method];
-    result = ofReturn(await runAs(context, () => call?.call(instance, context)));
+    const instance = typeof handler === "function" ? new handler() : handler;
+    result = ofReturn(await runAs(context, () => invoke(instance, method, context)));
   } catch (error) {
     result = ofThrown(error);
   }

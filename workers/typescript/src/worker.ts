@@ -2,7 +2,7 @@
 
 import { StepContext, type StepMessage } from "./context.ts";
 import { WorkerError } from "./errors.ts";
-import { handlerMethods } from "./handler.ts";
+import { handlerMethods, invoke } from "./handler.ts";
 import { type Level, log, setLogLevel } from "./log.ts";
 import { BOUNDARY_VERSION, heard, type NativeWorker, native } from "./native.ts";
 import { encoded, failed, ofReturn } from "./outcome.ts";
@@ -60,7 +60,7 @@ export class WorkerServer {
 
   /** Starts. Where the registry is empty, it is filled from `TYPESCRIPT_HANDLER_PATH`. */
   async start(config: WorkerConfig = {}): Promise<this> {
-    if (this.#starting || this.#isServing) {
+    if (this.#starting || this.#native !== undefined) {
       throw new WorkerError("already_running", "this worker is running");
     }
     this.#starting = true;
@@ -112,8 +112,8 @@ export class WorkerServer {
     const worker = this.#native;
     heard(await worker.stop(graceMs === undefined ? undefined : Math.min(Math.max(0, graceMs), LONGEST_MS)));
     await this.#serving;
-    this.#native = undefined;
     await this.#abandon();
+    this.#native = undefined;
   }
 
   /** The same as {@link stop}. */
@@ -164,6 +164,7 @@ export class WorkerServer {
     } catch (error) {
       if (!(error instanceof WorkerError && error.code === "stopped")) {
         log.error(`the worker ended: ${error instanceof Error ? error.message : error}`);
+        this.#native = undefined;
       }
     } finally {
       this.#isServing = false;
@@ -193,7 +194,7 @@ export class WorkerServer {
       result =
         Handler === undefined
           ? StepHandlerResult.failure(`the handler \`${step.handler_name}\` was unregistered`)
-          : ofReturn(await call(new Handler(), step.method, context));
+          : ofReturn(await invoke(new Handler(), step.method, context));
     } catch (error) {
       result = failed(context, error);
     }
@@ -221,11 +222,6 @@ export class WorkerServer {
     await Promise.race([Promise.all(left.map(({ end }) => end)), patience]);
     clearTimeout(timer);
   }
-}
-
-/** Awaits even what a handler's `then` makes of it. */
-async function call(handler: object, method: string, context: StepContext): Promise<unknown> {
-  return await (handler as Record<string, (context: StepContext) => unknown>)[method]?.(context);
 }
 
 function pulse(worker: NativeWorker, id: string): boolean {

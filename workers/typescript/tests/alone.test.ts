@@ -194,6 +194,7 @@ test("decisions name steps or none", async () => {
   }
   const gone = await run(ByClass, makeContext({ go: true }));
   expect(gone.result.decision_point_outcome.step_names).toEqual(["a"]);
+  expect((await run(ByClass, makeContext(), "nothing")).errorMessage).toContain("no method `nothing`");
   expect(gone.metadata).toMatchObject({ decision_handler: "ByClass" });
   expect((await run(ByClass)).retryable).toBe(false);
 });
