@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
         ],
     ),
     ("tasker-examples", &["tasker-client", "tasker-worker"]),
-    ("tasker-python", &["tasker-worker"]),
+    ("tasker-python", &["tasker-client", "tasker-worker"]),
 ];
 
 /// What would make a decision depend on more than its arguments.

@@ -4,10 +4,12 @@ Handlers are functions (:mod:`tasker_core.step_handler.functional`) or classes (
 ``python -m tasker_core worker --handlers DIR``, try one alone with :mod:`tasker_core.testing`.
 """
 
+from .client import TaskerClient
 from .errors import (
     AuthenticationError,
     AuthorizationError,
     BusinessLogicError,
+    ClientError,
     ConfigurationError,
     ErrorClassifier,
     NetworkError,
@@ -46,6 +48,7 @@ __all__ = [
     "BatchWorkerOutcome",
     "Batchable",
     "BusinessLogicError",
+    "ClientError",
     "ConfigurationError",
     "CursorConfig",
     "DecisionHandler",
@@ -62,6 +65,7 @@ __all__ = [
     "StepContext",
     "StepHandler",
     "StepHandlerResult",
+    "TaskerClient",
     "TaskerError",
     "TimeoutError",
     "ValidationError",

@@ -65,6 +65,7 @@ class Worker:
         about = json.loads(self._native.about())
         self.worker_id: str = about["worker_id"]
         self.concurrency: int = about["concurrency"]
+        self.orchestration_url: str = about["orchestration_url"]
         self._threads = Threads(self.concurrency + _SPARE_THREADS)
         self._runs: dict[str, _Run] = {}
         self._loop = asyncio.new_event_loop()
@@ -220,6 +221,11 @@ def stop_worker(grace: Optional[float] = None) -> None:
         if _worker is not None:
             _worker.stop(grace)
             _worker = None
+
+
+def running_worker() -> Optional[Worker]:
+    """The worker of this process, while it runs."""
+    return _worker if is_worker_running() else None
 
 
 def is_worker_running() -> bool:

@@ -225,6 +225,14 @@ impl Drop for Boundary {
     }
 }
 
+/// Where the configuration of this process says that the server is. A client in another language asks this.
+///
+/// # Errors
+/// Where the configuration is wrong.
+pub fn orchestration_url() -> Result<String, BoundaryError> {
+    contained(|| Ok(configuration(&BTreeMap::new())?.client.url))
+}
+
 /// The configuration of this process, with variables beside those of its environment.
 fn configuration(more: &BTreeMap<String, String>) -> Result<Config, Errors> {
     let own = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
