@@ -79,7 +79,7 @@ def run(handler: Any, context: Optional[StepContext] = None, method: str = "call
         result = _outcome.of_return(value)
     except BaseException as error:  # noqa: BLE001 - as a worker
         result = _outcome.of_exception(error)
-    said = json.loads(_outcome.encoded("0.0", result))
+    said = json.loads(_outcome.message(_outcome.encoded("0.0", result)))
     if said["type"] == "success":
         return StepHandlerResult.success(said["result"], said.get("metadata"))
     if said["type"] == "failure" and said["error_type"] != result.error_type:

@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 from . import _native, _outcome
 from ._threads import Threads
+from .domain_events import PublisherRegistry, SubscriberRegistry
 from .errors import WorkerError
 from .registry import HandlerRegistry
 from .step_handler.base import StepHandler
@@ -54,13 +55,21 @@ class Worker:
     ) -> None:
         """Starts. ``variables`` are those of the configuration, and win over the environment's."""
         self.registry = registry or HandlerRegistry.instance()
+        self.publishers = PublisherRegistry.instance()
+        self.subscribers = SubscriberRegistry.instance()
         spoken = json.loads(_native.version())["boundary"]
         if spoken != BOUNDARY_VERSION:
             message = f"the extension module speaks version {spoken} of the boundary, this package {BOUNDARY_VERSION}"
             raise WorkerError("version_mismatch", message)
         classes = {name: self.registry.get_handler_class(name) for name in self.registry.list_handlers()}
         handlers = {name: list(each.handler_methods) for name, each in classes.items() if each is not None}
-        start = {"version": BOUNDARY_VERSION, "handlers": handlers, "variables": dict(variables or {})}
+        start = {
+            "version": BOUNDARY_VERSION,
+            "handlers": handlers,
+            "publishers": self.publishers.names(),
+            "subscriptions": self.subscribers.globs(),
+            "variables": dict(variables or {}),
+        }
         self._native = _refusals(_native.start, json.dumps(start))
         about = json.loads(self._native.about())
         self.worker_id: str = about["worker_id"]
@@ -71,6 +80,7 @@ class Worker:
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_loop_error)
         self._ended = threading.Event()
+        self.subscribers.start_all()
         threading.Thread(target=self._loop.run_forever, name="tasker-loop", daemon=True).start()
         threading.Thread(target=self._poll, name="tasker-poll", daemon=True).start()
 
@@ -80,6 +90,7 @@ class Worker:
             raise WorkerError("stop_in_handler", "a handler can't stop its worker: it would wait for itself")
         _refusals(self._native.stop, None if grace is None else int(grace * 1000))
         self._ended.wait(_LAST_WORDS)
+        self.subscribers.stop_all()
         asyncio.run_coroutine_threadsafe(self._abandon(), self._loop)
 
     def is_running(self) -> bool:
@@ -110,6 +121,8 @@ class Worker:
                     self._notice(notice["id"], notice["notice"])
                 for step in batch["steps"]:
                     self._begin(step)
+                for told in batch["events"]:
+                    self.subscribers.tell(told["subscription"], told["event"])
         except _native.NativeError as error:
             if error.args[0] != "stopped":
                 log.error("the worker ended: %s", error.args[1])
@@ -172,7 +185,14 @@ class Worker:
     def _end(self, run: _Run, result: StepHandlerResult) -> None:
         self._runs.pop(run.id, None)
         try:
-            self._native.complete('{"outcomes":[' + _outcome.encoded(run.id, result) + "]}")
+            parts = _outcome.encoded(run.id, result)
+            events = self.publishers.mappings(run.context, parts)
+            if events:
+                parts["events"] = "[" + ",".join(event.encoded() for event in events) + "]"
+            said = json.loads(self._native.complete('{"outcomes":[' + _outcome.message(parts) + "]}"))
+            if said["verdicts"] == ["accepted"]:
+                for event in events:
+                    event.handed_in()
         except _native.NativeError as error:
             if error.args[0] != "stopped":
                 log.error("an outcome of %s was refused: %s", run.context.step_name, error.args[1])

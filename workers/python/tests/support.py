@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,9 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any, Callable
+
+import pg8000.native
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0
@@ -73,6 +77,15 @@ class Server:
         request = urllib.request.Request(self.url + path, data=data, method=method, headers=headers)
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read())
+
+    def query(self, sql: str, **parameters: Any) -> list[Any]:
+        """What the database answers."""
+        at = urllib.parse.urlsplit(self.database_url)
+        host, port = urllib.parse.unquote(at.hostname or "127.0.0.1"), at.port or 5432
+        with contextlib.closing(
+            pg8000.native.Connection(at.username, host=host, port=port, database=at.path[1:], password=at.password)
+        ) as connection:
+            return connection.run(sql, **parameters)
 
     def create(self, name: str, context: Any) -> str:
         body = {"namespace": "py", "name": name, "context": context}

@@ -6,15 +6,31 @@ use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tasker_shared::events::DomainEvent;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::handler::{StepContext, StepError, StepOutcome};
+use crate::mapped::Mapping;
 
-/// The most steps and notices of one poll: what they carry is in memory twice while it is handed over.
-const BATCH: usize = 64;
+/// The most steps, notices and events of one poll: what they carry is in memory twice while it is handed over.
+pub(super) const BATCH: usize = 64;
 
 /// What the other side says of an attempt.
-pub(super) type Answer = Result<StepOutcome, StepError>;
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) returned: Result<StepOutcome, StepError>,
+    /// What its publishers made of the outcome.
+    pub(super) events: Vec<Mapping>,
+}
+
+/// A domain event for one subscription.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) glob: Arc<str>,
+    pub(super) event: Arc<DomainEvent>,
+    /// Its place among those that wait, free once it is fetched.
+    pub(super) _place: OwnedSemaphorePermit,
+}
 
 /// Names one run of a handler for ever: numbers are not used again, and each boundary has its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +97,7 @@ pub(super) enum Pulse {
 pub(super) struct Batch {
     pub(super) steps: Vec<(Id, StepContext)>,
     pub(super) notices: Vec<(Id, Notice)>,
+    pub(super) events: Vec<Told>,
 }
 
 /// The desk of one boundary.
@@ -99,6 +116,18 @@ struct Inner {
     waiting: VecDeque<Id>,
     seats: HashMap<Id, Seated>,
     notices: VecDeque<(Id, Notice)>,
+    events: VecDeque<Told>,
+}
+
+impl Inner {
+    fn has_news(&self) -> bool {
+        !self.waiting.is_empty() || !self.notices.is_empty() || !self.events.is_empty()
+    }
+
+    fn next_events(&mut self) -> Vec<Told> {
+        let most = self.events.len().min(BATCH);
+        self.events.drain(..most).collect()
+    }
 }
 
 #[derive(Debug)]
@@ -129,20 +158,27 @@ impl Desk {
         (Seat { desk: Arc::clone(desk), id, deadline }, receiver)
     }
 
-    /// What there is by then at the latest; `None` once the desk is closed.
+    /// An event for the other side.
+    pub(super) fn tell(&self, told: Told) {
+        self.lock().events.push_back(told);
+        self.news.notify_one();
+    }
+
+    /// What there is by then at the latest; `None` once the desk is closed and the last event is fetched.
     pub(super) fn poll(&self, until: Instant) -> Option<Batch> {
         let mut inner = self.lock();
         loop {
             if inner.closed {
-                return None;
+                let events = inner.next_events();
+                return (!events.is_empty()).then(|| Batch { events, ..Batch::default() });
             }
             let left = until.saturating_duration_since(Instant::now());
-            if !inner.waiting.is_empty() || !inner.notices.is_empty() || left.is_zero() {
+            if inner.has_news() || left.is_zero() {
                 break;
             }
             inner = self.news.wait_timeout(inner, left).expect("no panic while held").0;
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch { events: inner.next_events(), ..Batch::default() };
         let most = inner.notices.len().min(BATCH);
         batch.notices.extend(inner.notices.drain(..most));
         while batch.steps.len() < BATCH
@@ -153,7 +189,7 @@ impl Desk {
                 batch.steps.push((id, seated.ctx.clone()));
             }
         }
-        if !inner.waiting.is_empty() || !inner.notices.is_empty() {
+        if inner.has_news() {
             self.news.notify_one();
         }
         Some(batch)

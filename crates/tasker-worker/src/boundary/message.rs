@@ -1,20 +1,22 @@
 //! The form of the boundary's messages: JSON in both directions, as docs/boundary.md gives it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{DeserializeOwned, Error, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tasker_lifecycle::template::{BatchConfig, StepTemplate};
+use tasker_shared::events::DomainEvent;
 use uuid::Uuid;
 
 use super::BoundaryError;
-use super::desk::{Answer, Batch, Id, Notice, Pulse, Verdict};
+use super::desk::{Answer, Batch, Id, Notice, Pulse, Told, Verdict};
 use crate::batches::Cursor;
 use crate::checkpoints::Checkpoint;
 use crate::handler::{StepContext, StepError, StepOutcome};
+use crate::mapped::{Asked, Mapped, Mapping};
 
 /// The longest `retry_after_ms`: a year. The template's `max_backoff_ms` caps it anyway.
 const LONGEST_MS: u64 = 365 * 24 * 3_600_000;
@@ -26,6 +28,12 @@ pub(super) struct Start {
     pub(super) version: u32,
     /// The methods of each handler, by the name that templates call.
     pub(super) handlers: BTreeMap<String, Vec<String>>,
+    /// The names of payload mappings.
+    #[serde(default)]
+    pub(super) publishers: BTreeSet<String>,
+    /// Globs of the fast and broadcast events that are wanted.
+    #[serde(default)]
+    pub(super) subscriptions: BTreeSet<String>,
     /// Variables of the configuration, which win over those of the environment.
     #[serde(default)]
     pub(super) variables: BTreeMap<String, String>,
@@ -65,6 +73,7 @@ struct Step<'a> {
     batch: Option<OneBatch<'a>>,
     batch_workers: BTreeMap<&'a str, Vec<&'a str>>,
     batch_failures: Named<'a>,
+    publishes: Vec<Asked<'a>>,
 }
 
 /// An object whose keys keep their order.
@@ -118,8 +127,23 @@ impl<'a> Step<'a> {
             batch,
             batch_workers: workers.collect(),
             batch_failures: Named(ctx.batch_failures().map(|failure| (failure.step, failure.error)).collect()),
+            publishes: ctx.publication().map_or_else(Vec::new, |publication| publication.asked(ctx.attempt())),
         }
     }
+}
+
+/// What a poll answers, in its parts.
+#[derive(Serialize)]
+struct Said<'a> {
+    steps: Vec<Step<'a>>,
+    notices: Vec<Value>,
+    events: Vec<Event<'a>>,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    subscription: &'a str,
+    event: &'a DomainEvent,
 }
 
 /// What a poll answers.
@@ -137,12 +161,8 @@ pub(super) fn batch(batch: &Batch) -> String {
             json!({"id": id.to_string(), "notice": notice})
         })
         .collect();
-    #[derive(Serialize)]
-    struct Said<'a> {
-        steps: Vec<Step<'a>>,
-        notices: Vec<Value>,
-    }
-    written(&Said { steps, notices })
+    let events = batch.events.iter().map(|Told { glob, event, .. }| Event { subscription: glob, event });
+    written(&Said { steps, notices, events: events.collect() })
 }
 
 /// The outcomes in a message, each still to be read.
@@ -160,6 +180,26 @@ pub(super) fn outcomes(message: &str) -> Result<Vec<Box<RawValue>>, BoundaryErro
 struct Head {
     #[serde(rename = "type")]
     kind: Kind,
+    #[serde(default)]
+    events: Vec<Published>,
+}
+
+/// What a publisher made of one event: a `payload`, nothing (`skip`), or an `error`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Published {
+    name: String,
+    publisher: String,
+    #[serde(default, deserialize_with = "even_null")]
+    payload: Option<Box<RawValue>>,
+    metadata: Option<Box<RawValue>>,
+    #[serde(default)]
+    skip: bool,
+    error: Option<String>,
+}
+
+fn even_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -182,6 +222,8 @@ macro_rules! outcome_forms {
             _id: IgnoredAny,
             #[serde(rename = "type")]
             _type: IgnoredAny,
+            #[serde(default, rename = "events")]
+            _events: IgnoredAny,
             $($(#[$attribute])* $field: $type),*
         }
     )*};
@@ -223,13 +265,33 @@ pub(super) fn outcome(text: &RawValue) -> Result<(Id, Answer), BoundaryError> {
     let who: Who = read(text.get())?;
     let id = who.id.parse().map_err(|why| BoundaryError::Message(format!("`{}`: {why}", who.id)))?;
     let answer = answer(text.get()).unwrap_or_else(|error| {
-        Err(StepError::permanent(format!("the outcome is not understood: {error}")).with_class("invalid_outcome"))
+        let error = StepError::permanent(format!("the outcome is not understood: {error}"));
+        Answer { returned: Err(error.with_class("invalid_outcome")), events: Vec::new() }
     });
     Ok((id, answer))
 }
 
 fn answer(text: &str) -> Result<Answer, serde_json::Error> {
-    let Head { kind } = serde_json::from_str(text)?;
+    let Head { kind, events } = serde_json::from_str(text)?;
+    if matches!(kind, Kind::CheckpointYield) && !events.is_empty() {
+        return Err(serde_json::Error::custom("a checkpoint publishes nothing"));
+    }
+    let events = events.into_iter().map(mapping).collect::<Result<_, _>>()?;
+    Ok(Answer { returned: returned(kind, text)?, events })
+}
+
+fn mapping(published: Published) -> Result<Mapping, serde_json::Error> {
+    let Published { name, publisher, payload, metadata, skip, error } = published;
+    let mapped = match (payload, skip, error) {
+        (Some(payload), false, None) => Mapped::Payload { payload, metadata },
+        (None, true, None) => Mapped::Nothing,
+        (None, false, Some(error)) => Mapped::Failed(error),
+        _ => return Err(serde_json::Error::custom("an event has one of `payload`, `skip` and `error`")),
+    };
+    Ok(Mapping { name, publisher, mapped })
+}
+
+fn returned(kind: Kind, text: &str) -> Result<Result<StepOutcome, StepError>, serde_json::Error> {
     Ok(match kind {
         Kind::Success => {
             let Success { result, metadata, .. } = serde_json::from_str(text)?;

@@ -21,11 +21,13 @@ use tasker_shared::signals::Signals;
 use tasker_shared::store;
 use tasker_shared::telemetry::{self, Metrics};
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 
 use crate::handler::{StepContext, StepError, StepHandler, StepOutcome};
+use crate::mapped::Kind;
 use crate::registry::HandlerRegistry;
 use crate::worker::{RunningWorker, Server, Worker};
-use desk::Desk;
+use desk::{Answer, Desk, Told};
 use message::Start;
 
 /// The version of the messages. Another one is refused at the start.
@@ -125,7 +127,7 @@ impl Boundary {
             let config = Arc::new(configuration(&start.variables)?);
             telemetry::init(&config.telemetry);
             let desk = Arc::new(Desk::new(NUMBER.fetch_add(1, Ordering::Relaxed)));
-            let registry = registry(start.handlers, &desk)?;
+            let registry = registry(start, &desk)?;
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|error| not_started("no threads can be started", error))?;
             let (worker, signals, pool) = runtime.block_on(started(Arc::clone(&config), registry))?;
@@ -241,7 +243,8 @@ fn configuration(more: &BTreeMap<String, String>) -> Result<Config, Errors> {
     Config::load(&|name| more.get(name).cloned().or_else(|| of_process(name)), &names)
 }
 
-fn registry(handlers: BTreeMap<String, Vec<String>>, desk: &Arc<Desk>) -> Result<HandlerRegistry, BoundaryError> {
+fn registry(start: Start, desk: &Arc<Desk>) -> Result<HandlerRegistry, BoundaryError> {
+    let Start { handlers, publishers, subscriptions, .. } = start;
     if handlers.is_empty() {
         return Err(BoundaryError::Message("there is no handler, so there is nothing to claim".to_owned()));
     }
@@ -252,7 +255,25 @@ fn registry(handlers: BTreeMap<String, Vec<String>>, desk: &Arc<Desk>) -> Result
         }
         registry.register(name, Beyond { desk: Arc::clone(desk), methods });
     }
+    for name in publishers {
+        registry.register_publisher_beyond(name);
+    }
+    for glob in subscriptions {
+        subscribe(&mut registry, glob, desk);
+    }
     Ok(registry)
+}
+
+/// Puts a subscription's events on the desk. What the other side is slow to fetch waits in the subscriber's inbox.
+fn subscribe(registry: &mut HandlerRegistry, glob: String, desk: &Arc<Desk>) {
+    let (desk, places, named) = (Arc::clone(desk), Arc::new(Semaphore::new(desk::BATCH)), Arc::<str>::from(&*glob));
+    registry.subscribe(glob, move |event| {
+        let (desk, places, glob) = (Arc::clone(&desk), Arc::clone(&places), Arc::clone(&named));
+        async move {
+            let place = places.acquire_owned().await.expect("the semaphore is never closed");
+            desk.tell(Told { glob, event, _place: place });
+        }
+    });
 }
 
 async fn started(
@@ -318,6 +339,11 @@ impl StepHandler for Beyond {
             }
         };
         // The desk closes only after the last attempt has ended.
-        answer.unwrap_or_else(|_| Err(StepError::retryable("the worker has stopped").with_class("worker_stopped")))
+        let stopped = || Err(StepError::retryable("the worker has stopped").with_class("worker_stopped"));
+        let Ok(Answer { returned, events }) = answer else { return stopped() };
+        if let Some(publication) = ctx.publication() {
+            publication.said.say(Kind::of_returned(&returned), events);
+        }
+        returned
     }
 }
