@@ -30,11 +30,13 @@ use crate::plans::Plan;
 /// Events that wait for one subscriber: enough for a burst, and no more than some megabytes of ordinary results.
 const INBOX: usize = 1024;
 
+/// What is published instead of the event's own payload; `None` publishes nothing.
+type MapPayload = dyn Fn(&DomainEvent) -> Option<Value> + Send + Sync;
+
 /// A payload mapping.
 #[derive(Clone)]
 pub(crate) enum Publisher {
-    /// What is published instead of the event's own payload; `None` publishes nothing.
-    Here(Arc<dyn Fn(&DomainEvent) -> Option<Value> + Send + Sync>),
+    Here(Arc<MapPayload>),
     /// In another language: what it made of the event comes with the outcome.
     Beyond,
 }
