@@ -325,6 +325,57 @@ fn a_start_that_can_not_be_is_refused_and_many_starts_leave_nothing_behind() {
     assert_eq!(version["boundary"], json!(VERSION));
 }
 
+#[test]
+fn resolvers_are_asked_by_polls_and_what_they_have_is_claimed_and_announced() {
+    let side = Side::new(
+        "
+  - {name: first, handler: {callable: lazy.One, method: undo}}
+  - {name: second, handler: {callable: lazy.Two, resolver: by_path}, dependencies: [first]}
+  - {name: third, handler: lazy.Nowhere}",
+    );
+    side.task(json!({}));
+    let variables = json!({"DATABASE_URL": side.setup.db.url, "TASKER_ENV": "test"});
+    let message = json!({"version": VERSION, "handlers": {}, "resolvers": ["sql", "by_path"], "variables": variables});
+    let boundary = Boundary::start(&message.to_string()).unwrap();
+    let question = |resolver, callable, method| json!({"resolver": resolver, "callable": callable, "method": method});
+    let mut asked = Vec::new();
+    while asked.len() < 6 {
+        let batch: Value = serde_json::from_str(&boundary.poll(Duration::from_secs(20)).unwrap()).unwrap();
+        let questions = batch["questions"].as_array().unwrap();
+        assert!(!questions.is_empty() && batch["steps"] == json!([]), "{batch} after {asked:?}");
+        asked.extend(questions.clone());
+    }
+    for (callable, method) in [("lazy.One", "undo"), ("lazy.Two", "call"), ("lazy.Nowhere", "call")] {
+        let order: Vec<&str> = if callable == "lazy.Two" { vec!["by_path", "sql"] } else { vec!["sql", "by_path"] };
+        let expected: Vec<Value> = order.iter().map(|resolver| question(*resolver, callable, method)).collect();
+        let of: Vec<Value> = asked.iter().filter(|asked| asked["callable"] == callable).cloned().collect();
+        assert_eq!(of, expected, "the one that the template names, then in the order of the start");
+    }
+    let answers: Vec<Value> = asked
+        .into_iter()
+        .map(|mut question| {
+            let found = question["resolver"] == "by_path" && question["callable"] != "lazy.Nowhere";
+            question["found"] = json!(found);
+            question
+        })
+        .collect();
+    let answer = boundary.complete(&json!({"outcomes": [], "answers": answers}).to_string()).unwrap();
+    assert_eq!(answer, r#"{"verdicts":[]}"#);
+    let first = step(&boundary);
+    let told = [&first["step_name"], &first["method"], &first["resolver"]];
+    assert_eq!(told, [&json!("first"), &json!("undo"), &json!("by_path")]);
+    assert_eq!(complete(&boundary, &first["id"], json!({"type": "success", "result": 1})), "accepted");
+    let names = "ARRAY['@by_path', '@sql', 'lazy.One#undo', 'lazy.Two@by_path']";
+    let announced = format!("SELECT EXISTS (SELECT FROM tasker.workers WHERE handlers = {names})");
+    side.runtime.block_on(side.setup.until(&announced));
+    boundary.stop(None).unwrap();
+    for resolvers in [json!([""]), json!(["a", "a"])] {
+        let message =
+            json!({"version": VERSION, "handlers": {}, "resolvers": resolvers, "variables": variables}).to_string();
+        assert_eq!(Boundary::start(&message).unwrap_err().code(), "bad_message", "{resolvers}");
+    }
+}
+
 const EVENTS: &str = "
   - name: only
     handler: h

@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any, Optional
 
@@ -66,6 +67,7 @@ class Worker:
         start = {
             "version": BOUNDARY_VERSION,
             "handlers": handlers,
+            "resolvers": self.registry.resolver_names(),
             "publishers": self.publishers.names(),
             "subscriptions": self.subscribers.globs(),
             "variables": dict(variables or {}),
@@ -121,6 +123,8 @@ class Worker:
                     self._notice(notice["id"], notice["notice"])
                 for step in batch["steps"]:
                     self._begin(step)
+                if batch["questions"]:
+                    threading.Thread(target=self._resolve, args=(batch["questions"],), daemon=True).start()
                 for told in batch["events"]:
                     self.subscribers.tell(told["subscription"], told["event"])
         except _native.NativeError as error:
@@ -150,7 +154,7 @@ class Worker:
             self._end(run, _outcome.failed(run.context, error))
 
     def _hand_over(self, run: _Run, step: dict[str, Any]) -> None:
-        handler = self.registry.get_handler_class(step["handler_name"])
+        handler = self.registry.find(step["handler_name"], run.method, step["resolver"])
         if handler is None:
             self._end(run, StepHandlerResult.failure(f"the handler `{step['handler_name']}` was unregistered"))
         elif inspect.iscoroutinefunction(getattr(handler, run.method, None)):
@@ -198,6 +202,13 @@ class Worker:
                 log.error("an outcome of %s was refused: %s", run.context.step_name, error.args[1])
         except BaseException:
             log.exception("an outcome of %s could not be handed in", run.context.step_name)
+
+    def _resolve(self, questions: list[dict[str, Any]]) -> None:
+        """Asks resolvers, which may import: the steps that wait need not wait for that."""
+        for each in questions:
+            each["found"] = self.registry.find(each["callable"], each["method"], each["resolver"]) is not None
+        with suppress(_native.NativeError):
+            self._native.complete(json.dumps({"outcomes": [], "answers": questions}))
 
     def _pulse(self, attempt: str) -> bool:
         try:

@@ -87,8 +87,8 @@ class Server:
         ) as connection:
             return connection.run(sql, **parameters)
 
-    def create(self, name: str, context: Any) -> str:
-        body = {"namespace": "py", "name": name, "context": context}
+    def create(self, name: str, context: Any, namespace: str = "py") -> str:
+        body = {"namespace": namespace, "name": name, "context": context}
         return self.call("POST", "/v1/tasks", body)["task_uuid"]
 
     def wait(self, task: str) -> dict[str, Any]:
@@ -100,9 +100,9 @@ class Server:
 
         return eventually(f"task {task} ends", ended)
 
-    def run(self, name: str, context: Any) -> dict[str, Any]:
+    def run(self, name: str, context: Any, namespace: str = "py") -> dict[str, Any]:
         """Runs a task; answers its steps by name, with ``status`` beside them."""
-        task = self.create(name, context)
+        task = self.create(name, context, namespace)
         told = self.wait(task)
         return {"status": told["status"], "task": task, **self.steps(task)}
 

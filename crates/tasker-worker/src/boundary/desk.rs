@@ -12,6 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::handler::{StepContext, StepError, StepOutcome};
 use crate::mapped::Mapping;
 
+use super::resolvers::{Found, Known, Question};
+
 /// The most steps, notices and events of one poll: what they carry is in memory twice while it is handed over.
 pub(super) const BATCH: usize = 64;
 
@@ -95,9 +97,19 @@ pub(super) enum Pulse {
 /// What one poll brings.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) steps: Vec<(Id, StepContext)>,
+    pub(super) steps: Vec<Taken>,
     pub(super) notices: Vec<(Id, Notice)>,
     pub(super) events: Vec<Told>,
+    pub(super) questions: Vec<Question>,
+}
+
+/// A step that was handed out.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) id: Id,
+    pub(super) ctx: StepContext,
+    /// Who found its handler, where it is not registered by its name.
+    pub(super) resolver: Option<Arc<str>>,
 }
 
 /// The desk of one boundary.
@@ -106,6 +118,8 @@ pub(super) struct Desk {
     boundary: u32,
     inner: Mutex<Inner>,
     news: Condvar,
+    /// What resolvers know.
+    pub(super) known: Known,
 }
 
 #[derive(Debug, Default)]
@@ -117,11 +131,13 @@ struct Inner {
     seats: HashMap<Id, Seated>,
     notices: VecDeque<(Id, Notice)>,
     events: VecDeque<Told>,
+    questions: VecDeque<Question>,
 }
 
 impl Inner {
     fn has_news(&self) -> bool {
-        !self.waiting.is_empty() || !self.notices.is_empty() || !self.events.is_empty()
+        let Self { waiting, notices, events, questions, .. } = self;
+        !(waiting.is_empty() && notices.is_empty() && events.is_empty() && questions.is_empty())
     }
 
     fn next_events(&mut self) -> Vec<Told> {
@@ -133,29 +149,47 @@ impl Inner {
 #[derive(Debug)]
 struct Seated {
     ctx: StepContext,
+    resolver: Option<Arc<str>>,
     answer: oneshot::Sender<Answer>,
     fetched: bool,
 }
 
 impl Desk {
     pub(super) fn new(boundary: u32) -> Self {
-        Self { boundary, inner: Mutex::default(), news: Condvar::new() }
+        Self { boundary, inner: Mutex::default(), news: Condvar::new(), known: Known::default() }
     }
 
     /// An attempt sits down. Dropping the seat is standing up: the outcome is then waited for no more.
-    pub(super) fn take_seat(desk: &Arc<Self>, ctx: StepContext) -> (Seat, oneshot::Receiver<Answer>) {
+    pub(super) fn take_seat(
+        desk: &Arc<Self>,
+        ctx: StepContext,
+        resolver: Option<Arc<str>>,
+    ) -> (Seat, oneshot::Receiver<Answer>) {
         let (answer, receiver) = oneshot::channel();
         let mut inner = desk.lock();
         inner.last += 1;
         let id = Id { boundary: desk.boundary, number: inner.last };
         let deadline = ctx.deadline();
         if !inner.closed {
-            inner.seats.insert(id, Seated { ctx, answer, fetched: false });
+            inner.seats.insert(id, Seated { ctx, resolver, answer, fetched: false });
             inner.waiting.push_back(id);
         }
         drop(inner);
         desk.news.notify_one();
         (Seat { desk: Arc::clone(desk), id, deadline }, receiver)
+    }
+
+    /// Whether a resolver of the other side has this handler, as far as it was asked; it is asked now if it was not.
+    pub(super) fn resolves(&self, question: Question) -> bool {
+        match self.known.find(&question) {
+            Found::Yes => true,
+            Found::No => false,
+            Found::Ask => {
+                self.lock().questions.push_back(question);
+                self.news.notify_one();
+                false
+            }
+        }
     }
 
     /// An event for the other side.
@@ -181,12 +215,15 @@ impl Desk {
         let mut batch = Batch { events: inner.next_events(), ..Batch::default() };
         let most = inner.notices.len().min(BATCH);
         batch.notices.extend(inner.notices.drain(..most));
+        let most = inner.questions.len().min(BATCH);
+        batch.questions.extend(inner.questions.drain(..most));
         while batch.steps.len() < BATCH
             && let Some(id) = inner.waiting.pop_front()
         {
             if let Some(seated) = inner.seats.get_mut(&id) {
                 seated.fetched = true;
-                batch.steps.push((id, seated.ctx.clone()));
+                let (ctx, resolver) = (seated.ctx.clone(), seated.resolver.clone());
+                batch.steps.push(Taken { id, ctx, resolver });
             }
         }
         if inner.has_news() {

@@ -12,10 +12,11 @@ use tasker_shared::events::DomainEvent;
 use uuid::Uuid;
 
 use super::BoundaryError;
-use super::desk::{Answer, Batch, Id, Notice, Pulse, Told, Verdict};
+use super::desk::{Answer, Batch, Id, Notice, Pulse, Taken, Told, Verdict};
+use super::resolvers::{Answered, Question};
 use crate::batches::Cursor;
 use crate::checkpoints::Checkpoint;
-use crate::handler::{StepContext, StepError, StepOutcome};
+use crate::handler::{StepError, StepOutcome};
 use crate::mapped::{Asked, Mapped, Mapping};
 
 /// The longest `retry_after_ms`: a year. The template's `max_backoff_ms` caps it anyway.
@@ -28,6 +29,9 @@ pub(super) struct Start {
     pub(super) version: u32,
     /// The methods of each handler, by the name that templates call.
     pub(super) handlers: BTreeMap<String, Vec<String>>,
+    /// The names of what finds handlers that are not registered, in the order in which they are asked.
+    #[serde(default)]
+    pub(super) resolvers: Vec<String>,
     /// The names of payload mappings.
     #[serde(default)]
     pub(super) publishers: BTreeSet<String>,
@@ -60,6 +64,7 @@ struct Step<'a> {
     step_name: &'a str,
     handler_name: &'a str,
     method: &'a str,
+    resolver: Option<&'a str>,
     attempt: u32,
     max_attempts: u32,
     idempotency_key: String,
@@ -94,7 +99,7 @@ struct OneBatch<'a> {
 }
 
 impl<'a> Step<'a> {
-    fn new(id: Id, ctx: &'a StepContext) -> Self {
+    fn new(Taken { id, ctx, resolver }: &'a Taken) -> Self {
         let attempt = &*ctx.0;
         let step: &StepTemplate = attempt.template.step(attempt.pattern);
         let batch = ctx.batch().ok().map(|batch| OneBatch { is_no_op: batch.is_no_op(), cursor: batch.cursor() });
@@ -114,6 +119,7 @@ impl<'a> Step<'a> {
             step_name: ctx.step_name(),
             handler_name: ctx.handler_name(),
             method: ctx.method_name(),
+            resolver: resolver.as_deref(),
             attempt: ctx.attempt(),
             max_attempts: ctx.max_attempts(),
             idempotency_key: ctx.idempotency_key(),
@@ -138,6 +144,7 @@ struct Said<'a> {
     steps: Vec<Step<'a>>,
     notices: Vec<Value>,
     events: Vec<Event<'a>>,
+    questions: &'a [Question],
 }
 
 #[derive(Serialize)]
@@ -148,7 +155,7 @@ struct Event<'a> {
 
 /// What a poll answers.
 pub(super) fn batch(batch: &Batch) -> String {
-    let steps: Vec<Step<'_>> = batch.steps.iter().map(|(id, ctx)| Step::new(*id, ctx)).collect();
+    let steps: Vec<Step<'_>> = batch.steps.iter().map(Step::new).collect();
     let notices: Vec<Value> = batch
         .notices
         .iter()
@@ -162,17 +169,18 @@ pub(super) fn batch(batch: &Batch) -> String {
         })
         .collect();
     let events = batch.events.iter().map(|Told { glob, event, .. }| Event { subscription: glob, event });
-    written(&Said { steps, notices, events: events.collect() })
+    written(&Said { steps, notices, events: events.collect(), questions: &batch.questions })
 }
 
-/// The outcomes in a message, each still to be read.
-pub(super) fn outcomes(message: &str) -> Result<Vec<Box<RawValue>>, BoundaryError> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Outcomes {
-        outcomes: Vec<Box<RawValue>>,
-    }
-    read::<Outcomes>(message).map(|message| message.outcomes)
+/// What is handed in.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Complete {
+    /// Each still to be read.
+    pub(super) outcomes: Vec<Box<RawValue>>,
+    /// What resolvers have.
+    #[serde(default)]
+    pub(super) answers: Vec<Answered>,
 }
 
 /// What every outcome begins with.

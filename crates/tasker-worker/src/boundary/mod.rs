@@ -6,8 +6,9 @@
 
 mod desk;
 mod message;
+mod resolvers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,7 +29,8 @@ use crate::mapped::Kind;
 use crate::registry::HandlerRegistry;
 use crate::worker::{RunningWorker, Server, Worker};
 use desk::{Answer, Desk, Told};
-use message::Start;
+use message::{Complete, Start};
+use resolvers::Question;
 
 /// The version of the messages. Another one is refused at the start.
 pub const VERSION: u32 = 1;
@@ -166,7 +168,11 @@ impl Boundary {
         contained(|| {
             self.same_process()?;
             let mut verdicts = Vec::new();
-            for outcome in message::outcomes(message)? {
+            let Complete { outcomes, answers } = message::read(message)?;
+            if self.desk.known.answer(answers) {
+                self.look_again();
+            }
+            for outcome in outcomes {
                 let (id, answer) = message::outcome(&outcome)?;
                 verdicts.push(self.desk.answer(id, answer).ok_or(BoundaryError::Stopped)?);
             }
@@ -208,6 +214,18 @@ impl Boundary {
         })
     }
 
+    /// There may be queues more to claim from, and more to announce.
+    fn look_again(&self) {
+        let running = self.running.lock().expect("no panic while held");
+        let Some(Running { runtime, worker, .. }) = &*running else { return };
+        let look = worker.look_again();
+        runtime.spawn(async move {
+            if let Err(error) = look.await {
+                tracing::warn!(%error, "the queues of handlers that were resolved can't be looked up; they will be later");
+            }
+        });
+    }
+
     fn same_process(&self) -> Result<(), BoundaryError> {
         if self.process == std::process::id() { Ok(()) } else { Err(BoundaryError::Forked) }
     }
@@ -244,8 +262,8 @@ fn configuration(more: &BTreeMap<String, String>) -> Result<Config, Errors> {
 }
 
 fn registry(start: Start, desk: &Arc<Desk>) -> Result<HandlerRegistry, BoundaryError> {
-    let Start { handlers, publishers, subscriptions, .. } = start;
-    if handlers.is_empty() {
+    let Start { handlers, resolvers, publishers, subscriptions, .. } = start;
+    if handlers.is_empty() && resolvers.is_empty() {
         return Err(BoundaryError::Message("there is no handler, so there is nothing to claim".to_owned()));
     }
     let mut registry = HandlerRegistry::new();
@@ -253,7 +271,14 @@ fn registry(start: Start, desk: &Arc<Desk>) -> Result<HandlerRegistry, BoundaryE
         if name.is_empty() || methods.is_empty() || methods.iter().any(String::is_empty) {
             return Err(BoundaryError::Message(format!("the handler `{name}` has no name, no method or an empty one")));
         }
-        registry.register(name, Beyond { desk: Arc::clone(desk), methods });
+        registry.register(name, Beyond { desk: Arc::clone(desk), methods, resolver: None });
+    }
+    let mut named = BTreeSet::new();
+    for name in resolvers {
+        if name.is_empty() || !named.insert(name.clone()) {
+            return Err(BoundaryError::Message(format!("the resolver `{name}` has no name, or another one has it")));
+        }
+        resolve(&mut registry, name, desk);
     }
     for name in publishers {
         registry.register_publisher_beyond(name);
@@ -262,6 +287,18 @@ fn registry(start: Start, desk: &Arc<Desk>) -> Result<HandlerRegistry, BoundaryE
         subscribe(&mut registry, glob, desk);
     }
     Ok(registry)
+}
+
+/// Finds handlers by what the other side's resolver says of them.
+fn resolve(registry: &mut HandlerRegistry, name: String, desk: &Arc<Desk>) {
+    let (desk, resolver) = (Arc::clone(desk), Arc::<str>::from(&*name));
+    registry.register_resolver(name, move |callable, method| {
+        let (callable, method) = (callable.to_owned(), method.to_owned());
+        let found = desk.resolves(Question { resolver: Arc::clone(&resolver), callable, method: method.clone() });
+        let beyond =
+            || Beyond { desk: Arc::clone(&desk), methods: vec![method], resolver: Some(Arc::clone(&resolver)) };
+        found.then(|| Arc::new(beyond()) as Arc<dyn StepHandler>)
+    });
 }
 
 /// Puts a subscription's events on the desk. What the other side is slow to fetch waits in the subscriber's inbox.
@@ -316,6 +353,7 @@ fn contained<T>(work: impl FnOnce() -> Result<T, BoundaryError>) -> Result<T, Bo
 struct Beyond {
     desk: Arc<Desk>,
     methods: Vec<String>,
+    resolver: Option<Arc<str>>,
 }
 
 #[async_trait]
@@ -330,7 +368,7 @@ impl StepHandler for Beyond {
     }
 
     async fn call(&self, ctx: StepContext) -> Result<StepOutcome, StepError> {
-        let (seat, mut answer) = Desk::take_seat(&self.desk, ctx.clone());
+        let (seat, mut answer) = Desk::take_seat(&self.desk, ctx.clone(), self.resolver.clone());
         let answer = tokio::select! {
             answer = &mut answer => answer,
             () = ctx.cancelled() => {
