@@ -122,6 +122,8 @@ fn a_step_crosses_with_all_that_its_handler_sees_and_its_result_comes_back_uncha
     assert!((1..=5_000).contains(&step["ms_left"].as_u64().unwrap()), "{step}");
     assert_eq!((&step["method"], pulse(&boundary, &step["id"])), (&json!("other"), "running".to_owned()));
     let result = r#"{"b":1.50,"a":[1e2,"é\n"],"nested":{"z":null}}"#;
+    let worker: Value = serde_json::from_str(&boundary.heartbeat(r#"{"ids":[]}"#).unwrap()).unwrap();
+    assert_eq!((&worker["worker"]["running"], &worker["worker"]["database_answers"]), (&json!(1), &json!(true)));
     let id = &step["id"];
     let outcome = format!(r#"{{"id":{id},"type":"success","result":{result},"metadata":{{"took":"long"}}}}"#);
     assert_eq!(verdict(&boundary, &outcome), "accepted");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from typing import Any, Optional
@@ -105,6 +106,11 @@ def _encoded(attempt: str, result: StepHandlerResult) -> dict[str, str]:
     if result.metadata and "checkpoint_yield" not in parts["type"]:
         parts["metadata"] = encode("the metadata", result.metadata)
     return parts
+
+
+def plain(parts: dict[str, str]) -> dict[str, Any]:
+    """The values of JSON texts."""
+    return {key: json.loads(value) for key, value in parts.items()}
 
 
 def message(parts: dict[str, str]) -> str:

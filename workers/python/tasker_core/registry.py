@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import os
 import pkgutil
 import sys
 import threading
@@ -145,6 +146,18 @@ class HandlerRegistry:
                 raise ConfigurationError(f"the module `{found.name}` of {path} is hidden by {origin}; rename it")
             count += self.discover_handlers(module)
         return count
+
+    def bootstrap_handlers(self, package: Union[str, ModuleType, None] = None) -> int:
+        """For code of Tasker 0.1.x: discovers a package's handlers, where one is named; answers how many there are."""
+        if package is not None:
+            self.discover_handlers(package)
+        return self.handler_count()
+
+    def template_discovery_info(self) -> dict[str, Any]:
+        """For code of Tasker 0.1.x: the folder of ``TASKER_TEMPLATE_PATH``, its files, and the handlers there are."""
+        folder = os.environ.get("TASKER_TEMPLATE_PATH")
+        files = [str(path) for path in Path(folder).rglob("*") if path.suffix in (".yaml", ".yml")] if folder else []
+        return {"template_path": folder, "template_files": sorted(files), "handlers": self.list_handlers()}
 
     def _register_module(self, module: ModuleType, base_class: HandlerClass) -> int:
         count = 0

@@ -7,7 +7,7 @@ import inspect
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any, Optional
@@ -29,6 +29,9 @@ _SPARE_THREADS = 256
 
 _LAST_WORDS = 2.0
 """Seconds that coroutines have to end once nobody waits for them any more."""
+
+observers: list[Callable[[str, dict[str, Any]], None]] = []
+"""Who is told what happens to steps: the event's name, and the step or the outcome."""
 
 _current: ContextVar[Optional[StepContext]] = ContextVar("tasker_step", default=None)
 
@@ -73,7 +76,7 @@ class Worker:
             "variables": dict(variables or {}),
         }
         self._native = _refusals(_native.start, json.dumps(start))
-        about = json.loads(self._native.about())
+        about = self.about = json.loads(self._native.about())
         self.worker_id: str = about["worker_id"]
         self.concurrency: int = about["concurrency"]
         self.orchestration_url: str = about["orchestration_url"]
@@ -94,6 +97,16 @@ class Worker:
         self._ended.wait(_LAST_WORDS)
         self.subscribers.stop_all()
         asyncio.run_coroutine_threadsafe(self._abandon(), self._loop)
+
+    def status(self) -> dict[str, Any]:
+        """How it is: ``running`` steps, ``database_answers``, ``stopping``."""
+        how: dict[str, Any] = json.loads(_refusals(self._native.heartbeat, '{"ids":[]}'))["worker"]
+        return how
+
+    @property
+    def success(self) -> bool:
+        """Whether it was started. Where it can't be, :func:`bootstrap_worker` raises."""
+        return True
 
     def is_running(self) -> bool:
         """Whether it fetches steps."""
@@ -146,6 +159,7 @@ class Worker:
 
     def _begin(self, step: dict[str, Any]) -> None:
         attempt = step["id"]
+        _observed("step.execution.received", step)
         run = _Run(attempt, step["method"], StepContext.from_message(step, lambda: self._pulse(attempt)))
         self._runs[attempt] = run
         try:
@@ -194,6 +208,7 @@ class Worker:
             if events:
                 parts["events"] = "[" + ",".join(event.encoded() for event in events) + "]"
             said = json.loads(self._native.complete('{"outcomes":[' + _outcome.message(parts) + "]}"))
+            _observed(f"step.execution.{'completed' if result.is_success else 'failed'}", _outcome.plain(parts))
             if said["verdicts"] == ["accepted"]:
                 for event in events:
                     event.handed_in()
@@ -216,6 +231,14 @@ class Worker:
         except _native.NativeError:
             return False
         return bool(answer["attempts"][0]["state"] == "running")
+
+
+def _observed(event: str, said: dict[str, Any]) -> None:
+    for observer in list(observers):
+        try:
+            observer(event, said)
+        except Exception:
+            log.exception("an observer of %s", event)
 
 
 def _loop_error(_: asyncio.AbstractEventLoop, said: dict[str, Any]) -> None:

@@ -250,6 +250,11 @@ impl Desk {
         Some(if received { Verdict::Accepted } else { Verdict::Over })
     }
 
+    /// Attempts that wait for their outcomes.
+    pub(super) fn running(&self) -> usize {
+        self.lock().seats.len()
+    }
+
     /// How attempts are; `None` once the desk is closed.
     pub(super) fn pulses(&self, ids: &[Id]) -> Option<Vec<(Id, Pulse)>> {
         let inner = self.lock();

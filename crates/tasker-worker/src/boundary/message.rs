@@ -18,6 +18,7 @@ use crate::batches::Cursor;
 use crate::checkpoints::Checkpoint;
 use crate::handler::{StepError, StepOutcome};
 use crate::mapped::{Asked, Mapped, Mapping};
+use crate::worker::Status;
 
 /// The longest `retry_after_ms`: a year. The template's `max_backoff_ms` caps it anyway.
 const LONGEST_MS: u64 = 365 * 24 * 3_600_000;
@@ -398,8 +399,8 @@ pub(super) fn ids(message: &str) -> Result<Vec<Id>, BoundaryError> {
     parsed.collect()
 }
 
-/// How attempts are.
-pub(super) fn pulses(pulses: &[(Id, Pulse)]) -> String {
+/// How attempts and the worker are.
+pub(super) fn pulses(pulses: &[(Id, Pulse)], running: usize, worker: &Status) -> String {
     let said = |(id, pulse): &(Id, Pulse)| {
         let (state, left) = match pulse {
             Pulse::Running(left) => ("running", Some(milliseconds(*left))),
@@ -409,7 +410,9 @@ pub(super) fn pulses(pulses: &[(Id, Pulse)]) -> String {
         };
         json!({"id": id.to_string(), "state": state, "ms_left": left})
     };
-    json!({"attempts": pulses.iter().map(said).collect::<Vec<_>>()}).to_string()
+    let Status { database_answers, stopping, .. } = worker;
+    let worker = json!({"running": running, "database_answers": database_answers, "stopping": stopping});
+    json!({"attempts": pulses.iter().map(said).collect::<Vec<_>>(), "worker": worker}).to_string()
 }
 
 fn milliseconds(time: Duration) -> u64 {

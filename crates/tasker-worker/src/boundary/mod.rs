@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use crate::handler::{StepContext, StepError, StepHandler, StepOutcome};
 use crate::mapped::Kind;
 use crate::registry::HandlerRegistry;
-use crate::worker::{RunningWorker, Server, Worker};
+use crate::worker::{RunningWorker, Server, StatusHandle, Worker};
 use desk::{Answer, Desk, Told};
 use message::{Complete, Start};
 use resolvers::Question;
@@ -47,6 +47,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(1);
 pub struct Boundary {
     desk: Arc<Desk>,
     about: String,
+    status: StatusHandle,
     /// The process that it was started in: its threads are in no other.
     process: u32,
     running: Mutex<Option<Running>>,
@@ -136,9 +137,10 @@ impl Boundary {
             let about = json!({"worker_id": worker.id(), "concurrency": config.worker.concurrency,
                 "environment": config.environment, "orchestration_url": config.client.url});
             let grace = Duration::from_millis(config.worker.stop_grace_ms);
+            let status = worker.status();
             let running = Running { runtime, worker, signals, pool, grace };
             let process = std::process::id();
-            Ok(Self { desk, about: about.to_string(), process, running: Mutex::new(Some(running)) })
+            Ok(Self { desk, about: about.to_string(), status, process, running: Mutex::new(Some(running)) })
         })
     }
 
@@ -180,7 +182,7 @@ impl Boundary {
         })
     }
 
-    /// How attempts are. Their leases need nothing: they are extended for as long as the attempts run.
+    /// How attempts and the worker are. Leases of attempts need nothing: they are extended for as long as the attempts run.
     ///
     /// # Errors
     /// Where the message is not understood, or the worker has stopped.
@@ -189,7 +191,7 @@ impl Boundary {
             self.same_process()?;
             let ids = message::ids(message)?;
             let pulses = self.desk.pulses(&ids).ok_or(BoundaryError::Stopped)?;
-            Ok(message::pulses(&pulses))
+            Ok(message::pulses(&pulses, self.desk.running(), &self.status.status()))
         })
     }
 

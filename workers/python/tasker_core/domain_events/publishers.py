@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -212,7 +211,7 @@ class PublisherRegistry:
         asked = context.event.get("publishes", [])
         if not asked or outcome["type"] == '"checkpoint_yield"':
             return []
-        plain = {key: json.loads(value) for key, value in outcome.items()}
+        plain = _outcome.plain(outcome)
         kind = "success" if plain["type"] == "success" else "retryable" if plain["retryable"] else "permanent"
         made = []
         for declared in asked:
