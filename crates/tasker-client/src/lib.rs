@@ -1,5 +1,5 @@
-//! The HTTP contract of Tasker: request and response types, the client (for other languages [`calls`]), and the drawing of
-//! task graphs.
+//! The HTTP contract of Tasker: request and response types, the client (for other languages [`calls`]), and the drawing
+//! of task graphs.
 //!
 //! The server answers with these types and the client reads them, so the two cannot drift apart. Deliberately absent: SQL,
 //! state that outlives a call (but the connection pool), and any decision about tasks.

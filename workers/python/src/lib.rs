@@ -65,6 +65,35 @@ impl Client {
     }
 }
 
+/// A task in memory.
+#[pyclass(frozen)]
+#[derive(Debug)]
+struct Simulation(boundary::Simulation);
+
+#[pymethods]
+impl Simulation {
+    /// Starts a task.
+    #[new]
+    fn new(message: &str) -> PyResult<Self> {
+        boundary::Simulation::start(message).map(Self).map_err(raised)
+    }
+
+    /// The steps that can run now.
+    fn next(&self) -> PyResult<String> {
+        self.0.next().map_err(raised)
+    }
+
+    /// Takes outcomes and answers what became of each.
+    fn complete(&self, message: &str) -> PyResult<String> {
+        self.0.complete(message).map_err(raised)
+    }
+
+    /// How the task is.
+    fn state(&self) -> PyResult<String> {
+        self.0.state().map_err(raised)
+    }
+}
+
 /// Starts a worker.
 #[pyfunction]
 fn start(py: Python<'_>, message: &str) -> PyResult<Worker> {
@@ -87,6 +116,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("NativeError", module.py().get_type::<NativeError>())?;
     module.add_class::<Worker>()?;
     module.add_class::<Client>()?;
+    module.add_class::<Simulation>()?;
     module.add_function(wrap_pyfunction!(start, module)?)?;
     module.add_function(wrap_pyfunction!(version, module)?)
 }

@@ -41,6 +41,17 @@ pub(super) struct Id {
     number: u64,
 }
 
+impl Id {
+    /// A run of a simulation, which no boundary has: they count from 1.
+    pub(super) fn simulated(number: u64) -> Self {
+        Self { boundary: 0, number }
+    }
+
+    pub(super) fn number_of_simulation(self) -> Option<u64> {
+        (self.boundary == 0).then_some(self.number)
+    }
+}
+
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.boundary, self.number)

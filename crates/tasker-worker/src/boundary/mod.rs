@@ -1,4 +1,4 @@
-//! The way to handlers in other languages: six functions and one form of messages, which docs/boundary.md describes.
+//! The way to handlers in other languages: a few functions and one form of messages, which docs/boundary.md describes.
 //!
 //! Everything that a Rust worker does is done here as well: leases, timeouts, heartbeats, reports, retries, events and
 //! checkpoints. The other side only runs code: it polls for steps and completes them. Deliberately absent: threads of
@@ -7,6 +7,7 @@
 mod desk;
 mod message;
 mod resolvers;
+mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +32,8 @@ use crate::worker::{RunningWorker, Server, StatusHandle, Worker};
 use desk::{Answer, Desk, Told};
 use message::{Complete, Start};
 use resolvers::Question;
+
+pub use simulation::Simulation;
 
 /// The version of the messages. Another one is refused at the start.
 pub const VERSION: u32 = 1;
@@ -80,6 +83,12 @@ pub enum BoundaryError {
     /// The configuration is wrong.
     #[error("the configuration is wrong:\n{0}")]
     Config(#[from] Errors),
+    /// A template is refused.
+    #[error("the template is refused: {0}")]
+    Template(String),
+    /// A task's input is refused.
+    #[error("the input is refused: {0}")]
+    Input(String),
     /// The worker can't be started; the message says why.
     #[error("{0}")]
     Start(String),
@@ -102,6 +111,8 @@ impl BoundaryError {
             Self::Version { .. } => "version_mismatch",
             Self::Message(_) => "bad_message",
             Self::Config(_) => "bad_config",
+            Self::Template(_) => "bad_template",
+            Self::Input(_) => "bad_input",
             Self::Start(_) => "not_started",
             Self::Stopped => "stopped",
             Self::Forked => "forked",
