@@ -66,12 +66,19 @@ def transition_to_graceful_shutdown() -> str:
     return "the worker is stopping"
 
 
+def _how() -> Optional[dict[str, Any]]:
+    worker = running_worker()
+    try:
+        return worker.status() if worker is not None else None
+    except WorkerError:  # it has stopped meanwhile
+        return None
+
+
 def get_worker_status() -> Record:
     """``running``; of a running worker ``worker_id``, ``environment``, ``concurrency`` and how it is too."""
-    worker = running_worker()
-    if worker is None:
+    how = _how()
+    if how is None:
         return Record(running=False, worker_core_status="stopped")
-    how = worker.status()
     core, running = "stopping" if how["stopping"] else "running", how.pop("running")
     return Record(get_worker_config(), running=True, worker_core_status=core, steps_running=running, **how)
 
@@ -95,8 +102,7 @@ def get_health_check() -> Record:
 
 def get_metrics() -> Record:
     """``steps_running``; of subscribers ``events_handled``, ``events_failed``, ``events_dropped``."""
-    worker = running_worker()
-    running = worker.status()["running"] if worker is not None else 0
+    running = (_how() or {"running": 0})["running"]
     events = SubscriberRegistry.instance().stats
     counts = {f"events_{key}": events[key] for key in ("handled", "failed", "dropped")}
     return Record(steps_running=running, **counts)

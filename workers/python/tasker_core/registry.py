@@ -94,7 +94,7 @@ class HandlerRegistry:
             return self._handlers.get(name)
         asked = (resolver, name, method)
         if asked not in self._resolved:
-            ask = self._class_lookup if resolver == ClassLookup.name else self._resolvers[resolver]
+            ask = self._class_lookup if resolver == ClassLookup.name else self._resolvers.get(resolver, lambda *_: None)
             try:
                 self._resolved[asked] = handler_class(ask(name, method), method)
             except BaseException:

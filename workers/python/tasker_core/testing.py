@@ -182,6 +182,8 @@ def _registry(handlers: Union[Iterable[Any], Mapping[str, Any], None]) -> Handle
 
 def _handler(registry: HandlerRegistry, step: Mapping[str, Any]) -> Any:
     name, method, named = step["handler_name"], step["method"], step["resolver"]
+    if named and named not in registry.resolver_names():
+        raise ConfigurationError(f"no resolver `{named}` for the step `{step['step_name']}`")
     others = [each for each in registry.resolver_names() if each != named]
     for resolver in [named, None, *others] if named else [None, *others]:
         handler = registry.find(name, method, resolver)

@@ -208,7 +208,9 @@ class Worker:
             if events:
                 parts["events"] = "[" + ",".join(event.encoded() for event in events) + "]"
             said = json.loads(self._native.complete('{"outcomes":[' + _outcome.message(parts) + "]}"))
-            _observed(f"step.execution.{'completed' if result.is_success else 'failed'}", _outcome.plain(parts))
+            ended = {'"success"': "step.execution.completed", '"failure"': "step.execution.failed"}.get(parts["type"])
+            if observers and ended is not None:
+                _observed(ended, _outcome.plain(parts))
             if said["verdicts"] == ["accepted"]:
                 for event in events:
                     event.handed_in()

@@ -117,6 +117,9 @@ def test_what_a_server_refuses_and_handlers_that_are_missing_are_told(tasker_wor
     assert caught.value.code == "bad_template"
     with pytest.raises(ConfigurationError, match="`store`"):
         tasker_workflow(RETRIES, {"times": 0}, handlers=[fetch])
+    with pytest.raises(ConfigurationError, match="resolver `sql`"):
+        asked = RETRIES.replace("handler: store", "handler: {callable: store, resolver: sql}")
+        tasker_workflow(asked, {"times": 0}, handlers=[fetch, store])
 
 
 def test_a_workflow_without_end_is_given_up(tasker_workflow):

@@ -39,7 +39,7 @@ class Receipt(BasePublisher):
         return {"by": self.publisher_name, "event": ctx.event_name}
 
     def before_publish(self, event_name, payload, metadata):
-        return payload.get("log") != "nowhere"
+        return not str(payload.get("log")).endswith("unwanted")
 
     def after_publish(self, event_name, payload, metadata):
         if "log" in payload:
