@@ -129,15 +129,15 @@ impl Desk {
         (Seat { desk: Arc::clone(desk), id, deadline }, receiver)
     }
 
-    /// What there is by then at the latest; `None` once the desk is closed.
-    pub(super) fn poll(&self, until: Instant) -> Option<Batch> {
+    /// What there is by then at the latest, or as soon as waiting is not wanted any more; `None` once the desk is closed.
+    pub(super) fn poll(&self, until: Instant, is_wanted: impl Fn() -> bool) -> Option<Batch> {
         let mut inner = self.lock();
         loop {
             if inner.closed {
                 return None;
             }
             let left = until.saturating_duration_since(Instant::now());
-            if !inner.waiting.is_empty() || !inner.notices.is_empty() || left.is_zero() {
+            if !inner.waiting.is_empty() || !inner.notices.is_empty() || left.is_zero() || !is_wanted() {
                 break;
             }
             inner = self.news.wait_timeout(inner, left).expect("no panic while held").0;
@@ -189,6 +189,12 @@ impl Desk {
             None => Pulse::Unknown,
         };
         (!inner.closed).then(|| ids.iter().map(|id| (*id, pulse(id))).collect())
+    }
+
+    /// Lets those who wait look again whether they are to. With the lock, so that nobody is between looking and waiting.
+    pub(super) fn wake(&self) {
+        let _looked = self.lock();
+        self.news.notify_all();
     }
 
     /// Ends every poll, now and later.
