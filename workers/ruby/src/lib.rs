@@ -1,5 +1,7 @@
 //! `TaskerCore::Native`: the six functions of the boundary, with Ruby's lock (the GVL) released while they wait.
 
+#![expect(missing_docs, reason = "what the macro of `init` writes has none, and nothing else is public")]
+
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{from_mut, from_ref, null_mut};
