@@ -97,6 +97,15 @@ impl StepContext {
         &self.0.input
     }
 
+    /// The handler's settings (`initialization` in the template) as a value of your own type.
+    ///
+    /// # Errors
+    /// A permanent `validation_error` that names the place: the settings will be the same at every attempt.
+    pub fn config<T: DeserializeOwned>(&self) -> Result<T, StepError> {
+        let settings = &self.template_of_step().handler.initialization;
+        T::deserialize(settings).map_err(|error| invalid(format!("the settings: {error}")))
+    }
+
     /// One key of the handler's settings (`initialization` in the template). An absent key reads as `null`.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod node;
 mod output;
 mod status;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -46,7 +47,19 @@ pub fn main() -> ExitCode {
 /// Where a name is registered twice: one of the two handlers would never run.
 #[must_use]
 pub fn main_with(register: impl FnOnce(&mut HandlerRegistry)) -> ExitCode {
-    let cli = Cli::parse();
+    main_of(std::env::args_os(), register)
+}
+
+/// The same with arguments from elsewhere, the first of which is the program's name.
+///
+/// # Panics
+/// As [`main_with`].
+#[must_use]
+pub fn main_of(
+    arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
+    register: impl FnOnce(&mut HandlerRegistry),
+) -> ExitCode {
+    let cli = Cli::parse_from(arguments);
     let output = Output::new(cli.global.json);
     let mut handlers = commands::built_in();
     register(&mut handlers);

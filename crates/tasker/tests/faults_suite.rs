@@ -176,6 +176,7 @@ async fn faults_a_storm_loses_nothing() {
     let postgres = tokio::task::spawn_blocking(|| Embedded::start(options)).await.unwrap().unwrap();
     let mut world = World::new(&postgres.url());
     let (mut storm, clients) = Storm::begin(&mut world, postgres, seed).await;
+    World::make_scarce(&clients[0]).await;
     let began = std::time::Instant::now();
     let mut tasks = 0;
     while storm.count() < usize::try_from(least).unwrap() {

@@ -19,9 +19,19 @@ class NotPortable(ValueError):
 def encode(what: str, value: Any) -> str:
     """The value as JSON text, exactly; raises :class:`NotPortable` where that can't be said."""
     try:
-        return json.dumps(_plain(what, value, (), set()), allow_nan=False, separators=(",", ":"))
+        plain = _plain(what, value, (), set())
+        text = json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        # Half of a surrogate pair can only cross as an escape; the worker refuses it with its path.
+        return text if _is_text(text) else json.dumps(plain, allow_nan=False, separators=(",", ":"))
     except (RecursionError, MemoryError) as error:
         raise NotPortable(f"{what} is too deep or too large") from error
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return text.isascii() or text.encode("utf-8") is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _refuse(what: str, path: tuple[Any, ...], why: str) -> NotPortable:

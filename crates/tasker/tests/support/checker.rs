@@ -286,7 +286,13 @@ fn steps_ran_as_they_should(task: &TaskRow, history: &[HistoryRow], attempts: &A
             let all = history.iter().flat_map(changes);
             all.filter(|(of, a, b, _)| (*of, *a, *b) == (step, from, to)).count()
         };
-        assert_eq!(moved('P', 'Q') + moved('-', 'Q'), 1, "I6: enabled more or less than once: {here}");
+        let enabled = moved('P', 'Q') + moved('-', 'Q') + moved('P', 'H');
+        assert_eq!(enabled, 1, "I6: enabled more or less than once: {here}");
+        if shape_of(task).is_limited(step) {
+            let (held, let_through) =
+                (moved('P', 'H') + moved('Q', 'H') + moved('W', 'H'), moved('H', 'Q') + moved('H', 'W'));
+            assert!(held > 0 && held == let_through, "I6: held {held} and let through {let_through} times: {here}");
+        }
         assert_eq!(moved('Q', 'C') + moved('W', 'C'), 1, "I6: completed more or less than once: {here}");
         attempts_are_in_order(tried, &here);
         let accepted = tried.last().unwrap();

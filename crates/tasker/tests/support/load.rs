@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt as _};
 use serde_json::value::RawValue;
-use tasker_client::types::TaskRequest;
+use tasker_client::types::{ResourceUpdate, TaskRequest};
 use tasker_client::{Client, ClientError};
 use uuid::Uuid;
 
@@ -25,11 +25,21 @@ pub(crate) enum Shape {
     Branch,
     /// A step that is split into five batches, two of them at once.
     Batch,
+    /// A chain whose middle step uses a resource that few steps may use at once, and that fails at first.
+    Limited,
 }
 
 impl Shape {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Single, Self::Linear4, Self::Diamond4, Self::Fan20, Self::Dag7, Self::Branch, Self::Batch];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Single,
+        Self::Linear4,
+        Self::Diamond4,
+        Self::Fan20,
+        Self::Dag7,
+        Self::Branch,
+        Self::Batch,
+        Self::Limited,
+    ];
 
     /// The shape of the `at`th task of a mix: half of them chains, few of them wide.
     pub(crate) fn mixed(at: usize) -> Self {
@@ -39,6 +49,7 @@ impl Shape {
             4..=7 => Self::Diamond4,
             8 | 9 => Self::Branch,
             10 => Self::Batch,
+            11 | 12 => Self::Limited,
             _ => Self::Linear4,
         }
     }
@@ -52,6 +63,7 @@ impl Shape {
             Self::Dag7 => "dag7",
             Self::Branch => "branch",
             Self::Batch => "batch",
+            Self::Limited => "limited",
         }
     }
 
@@ -83,6 +95,7 @@ impl Shape {
             Self::Batch => vec![vec![], vec![0], vec![1]],
             Self::Single => vec![vec![]],
             Self::Linear4 => vec![vec![], vec![0], vec![1], vec![2]],
+            Self::Limited => vec![vec![], vec![0], vec![1]],
             Self::Diamond4 => vec![vec![], vec![0], vec![0], vec![1, 2]],
             Self::Fan20 => {
                 let leaves = std::iter::repeat_n(vec![0], 20);
@@ -96,9 +109,14 @@ impl Shape {
     pub(crate) fn failures(self, step: usize) -> u32 {
         match (self, step) {
             (Self::Dag7, 3) => 2,
-            (Self::Dag7, 5) => 1,
+            (Self::Dag7, 5) | (Self::Limited, 1) => 1,
             _ => 0,
         }
+    }
+
+    /// Whether the step uses the resource `scarce`.
+    pub(crate) fn is_limited(self, step: usize) -> bool {
+        (self, step) == (Self::Limited, 1)
     }
 
     /// What makes a step of the template other than standard: its type and settings.
@@ -125,6 +143,9 @@ impl Shape {
                  publishes_events: [{{name: attempted, condition: always}}]",
             )
             .unwrap();
+            if self.is_limited(at) {
+                writeln!(yaml, "    uses: [scarce]").unwrap();
+            }
             if kind == "batchable" {
                 let config = "{batch_size: 1, parallelism: 2, cursor_field: id, failure_strategy: fail_fast}";
                 writeln!(yaml, "    batch_config: {config}").unwrap();
@@ -211,6 +232,20 @@ impl World {
             assert!(Instant::now() < deadline, "{left}: {}", self.stuck().await);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Lets three steps use the resource `scarce` at once, and opens its breaker after three failures for a short time.
+    pub(crate) async fn make_scarce(client: &Client) {
+        let update = ResourceUpdate {
+            max_in_flight: Some(3),
+            failures_to_open: Some(3),
+            open_ms: Some(50),
+            max_open_ms: Some(100),
+            set_by: Some("tester".to_owned()),
+            reason: Some("a test".to_owned()),
+            ..ResourceUpdate::default()
+        };
+        client.update_resource("faults", "scarce", &update).await.unwrap();
     }
 
     async fn stuck(&self) -> String {

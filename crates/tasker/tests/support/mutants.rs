@@ -35,6 +35,7 @@ const MUTANTS: &[Mutant] = &[
     ("I5: an attempt was the last although it failed", |r| again(first(r), "failure", 2)),
     ("I6: enabled more or less than once", |r| insert(r, &["0:CP@1", "0:PQ@1", "0:QC@2"])),
     ("I6: completed more or less than once", |r| insert(r, &["0:CW@1", "0:WC@1"])),
+    ("I6: held 0 and let through 0 times", |r| unheld(r)),
     ("I6: an event is missing, or there is one too many", |r| drop(r.told.pop())),
     ("I6: an event is missing, or there is one too many", |r| r.told.push(r.told[0].clone())),
     ("I7: a handler began before its parent", |r| parent_ends_last(r)),
@@ -108,6 +109,16 @@ fn insert(record: &mut Record, changes: &[&str]) {
     }
     let seq = rows.len();
     record.tasks[0].seq = i32::try_from(seq).unwrap();
+}
+
+/// A step got its ticket although nobody looked at the resource that it uses.
+fn unheld(record: &mut Record) {
+    let limited = record.tasks.iter().find(|task| task.name == "limited").unwrap();
+    let rows = record.history.get_mut(&limited.task_uuid).unwrap();
+    for row in rows {
+        let changes = row.changes.split_whitespace().filter(|change| !change.starts_with("1:HQ"));
+        row.changes = changes.map(|change| change.replace("1:PH", "1:PQ").replace("1:WH", "1:WQ") + " ").collect();
+    }
 }
 
 fn parent_ends_last(record: &mut Record) {
