@@ -54,14 +54,11 @@ fn start(ruby: &Ruby, message: String) -> Result<Worker, Error> {
 }
 
 /// Calls the boundary without the lock; what it refuses is raised as `TaskerCore::Errors::WorkerError`.
-fn waited<T>(
-    ruby: &Ruby,
-    work: impl Fn() -> Result<T, BoundaryError>,
-    unblock: Option<&dyn Fn()>,
-) -> Result<T, Error> {
+fn waited<T>(ruby: &Ruby, work: impl Fn() -> Result<T, BoundaryError>, unblock: Option<&dyn Fn()>) -> Result<T, Error> {
     without_lock(&work, unblock)?.map_err(|refused| {
         let raised = || -> Result<Error, Error> {
-            let errors = ruby.class_object().const_get::<_, RModule>("TaskerCore")?.const_get::<_, RModule>("Errors")?;
+            let errors =
+                ruby.class_object().const_get::<_, RModule>("TaskerCore")?.const_get::<_, RModule>("Errors")?;
             let class: ExceptionClass = errors.const_get("WorkerError")?;
             Ok(class.new_instance((refused.code(), refused.to_string()))?.into())
         };

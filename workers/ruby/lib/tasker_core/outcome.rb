@@ -139,7 +139,7 @@ module TaskerCore
       return nil if seconds.nil?
 
       seconds = Float(seconds)
-      seconds.nan? ? nil : (seconds.clamp(0.0, LONGEST_S) * 1000).to_i
+      seconds.nan? ? nil : (seconds.clamp(0.0, LONGEST_S) * 1000).round
     end
   end
 end

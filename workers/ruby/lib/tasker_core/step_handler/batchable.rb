@@ -66,10 +66,11 @@ module TaskerCore
 
         # The batch is done; what else is given stands in the result.
         def batch_worker_success(items_processed:, items_succeeded: items_processed, items_failed: 0, items_skipped: 0,
-                                 results: [], errors: [], last_cursor: nil, metadata: {}, **more)
+                                 results: [], errors: [], last_cursor: nil, batch_metadata: {}, metadata: {}, **more)
           counts = { "items_processed" => items_processed, "items_succeeded" => items_succeeded,
                      "items_failed" => items_failed, "items_skipped" => items_skipped }
-          rest = { "results" => results, "errors" => errors, "last_cursor" => last_cursor }
+          rest = { "results" => results, "errors" => errors, "last_cursor" => last_cursor,
+                   "batch_metadata" => batch_metadata }
           success(result: { **counts, **rest, **more }, metadata: { **metadata, "batch_worker" => true })
         end
 
