@@ -486,3 +486,29 @@ fn heard(boundary: &Boundary, count: usize) -> Vec<String> {
     heard.sort();
     heard
 }
+
+#[test]
+fn a_rehearsal_hands_out_its_steps_without_a_database_and_ends() {
+    let handlers = json!({"rehearsed": ["call"]});
+    let variables = json!({"TASKER_ENV": "test", "TASKER__WORKER__CONCURRENCY": "3"});
+    let start = json!({"version": VERSION, "handlers": handlers, "variables": variables, "rehearsal": {"steps": 7}});
+    let boundary = Boundary::start(&start.to_string()).unwrap();
+    let mut seen = 0;
+    loop {
+        let batch = match boundary.poll(Duration::from_secs(20)) {
+            Ok(batch) => serde_json::from_str::<Value>(&batch).unwrap(),
+            Err(error) => break assert_eq!(error.code(), "stopped"),
+        };
+        let steps = batch["steps"].as_array().unwrap();
+        assert!((1..=3).contains(&steps.len()), "{batch}");
+        for step in steps {
+            assert_eq!((&step["handler_name"], &step["input"]["number"]), (&json!("rehearsed"), &json!(6)));
+            assert_eq!(complete(&boundary, &step["id"], json!({"type": "success", "result": 1})), "accepted");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 7);
+    let heart = json!({"ids": []}).to_string();
+    assert_eq!(boundary.heartbeat(&heart).unwrap_err().code(), "stopped");
+    assert_eq!(boundary.stop(None).unwrap_err().code(), "stopped");
+}

@@ -55,9 +55,13 @@ class Worker:
     """A running worker. :func:`bootstrap_worker` makes the one of the process."""
 
     def __init__(
-        self, registry: Optional[HandlerRegistry] = None, variables: Optional[Mapping[str, str]] = None
+        self,
+        registry: Optional[HandlerRegistry] = None,
+        variables: Optional[Mapping[str, str]] = None,
+        rehearsal: Optional[int] = None,
     ) -> None:
-        """Starts. ``variables`` are those of the configuration, and win over the environment's."""
+        """Starts. ``variables`` are those of the configuration, and win over the environment's. With ``rehearsal``, it runs
+        so many steps made up in memory and ends, to be measured."""
         self.registry = registry or HandlerRegistry.instance()
         self.publishers = PublisherRegistry.instance()
         self.subscribers = SubscriberRegistry.instance()
@@ -75,6 +79,8 @@ class Worker:
             "subscriptions": self.subscribers.globs(),
             "variables": dict(variables or {}),
         }
+        if rehearsal is not None:
+            start["rehearsal"] = {"steps": rehearsal}
         self._native = _refusals(_native.start, json.dumps(start))
         about = self.about = json.loads(self._native.about())
         self.worker_id: str = about["worker_id"]

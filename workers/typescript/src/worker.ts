@@ -28,6 +28,8 @@ export interface WorkerConfig {
   logLevel?: Level;
   /** Variables of the configuration; they win over the environment's. */
   variables?: Readonly<Record<string, string>>;
+  /** Run so many steps made up in memory and end, to be measured. */
+  rehearsal?: number;
 }
 
 /** What one poll brings. */
@@ -79,7 +81,9 @@ export class WorkerServer {
     if (this.registry.handlerCount() === 0) {
       await this.registry.loadFromEnv();
     }
-    const message = { version: BOUNDARY_VERSION, handlers: handlersOf(this.registry), variables: variablesOf(config) };
+    const rehearsal = config.rehearsal === undefined ? undefined : { steps: config.rehearsal };
+    const handlers = handlersOf(this.registry);
+    const message = { version: BOUNDARY_VERSION, handlers, variables: variablesOf(config), rehearsal };
     const worker = heard(await native().start(JSON.stringify(message)));
     this.#native = worker;
     this.#about = JSON.parse(worker.about());

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::BoundaryError;
 use super::desk::{Answer, Batch, Id, Notice, Pulse, Taken, Told, Verdict};
+use super::rehearsal::Rehearsal;
 use super::resolvers::{Answered, Question};
 use crate::batches::Cursor;
 use crate::checkpoints::Checkpoint;
@@ -42,6 +43,8 @@ pub(super) struct Start {
     /// Variables of the configuration, which win over those of the environment.
     #[serde(default)]
     pub(super) variables: BTreeMap<String, String>,
+    /// Steps to measure with, in place of a database's.
+    pub(super) rehearsal: Option<Rehearsal>,
 }
 
 pub(super) fn read<T: DeserializeOwned>(message: &str) -> Result<T, BoundaryError> {
@@ -400,7 +403,7 @@ pub(super) fn ids(message: &str) -> Result<Vec<Id>, BoundaryError> {
 }
 
 /// How attempts and the worker are.
-pub(super) fn pulses(pulses: &[(Id, Pulse)], running: usize, worker: &Status) -> String {
+pub(super) fn pulses(pulses: &[(Id, Pulse)], running: usize, worker: Option<&Status>) -> String {
     let said = |(id, pulse): &(Id, Pulse)| {
         let (state, left) = match pulse {
             Pulse::Running(left) => ("running", Some(milliseconds(*left))),
@@ -410,7 +413,7 @@ pub(super) fn pulses(pulses: &[(Id, Pulse)], running: usize, worker: &Status) ->
         };
         json!({"id": id.to_string(), "state": state, "ms_left": left})
     };
-    let Status { database_answers, stopping, .. } = worker;
+    let (database_answers, stopping) = worker.map_or((false, false), |said| (said.database_answers, said.stopping));
     let worker = json!({"running": running, "database_answers": database_answers, "stopping": stopping});
     json!({"attempts": pulses.iter().map(said).collect::<Vec<_>>(), "worker": worker}).to_string()
 }

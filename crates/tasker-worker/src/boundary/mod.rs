@@ -6,6 +6,7 @@
 
 mod desk;
 mod message;
+mod rehearsal;
 mod resolvers;
 mod simulation;
 
@@ -50,10 +51,11 @@ static NUMBER: AtomicU32 = AtomicU32::new(1);
 pub struct Boundary {
     desk: Arc<Desk>,
     about: String,
-    status: StatusHandle,
+    status: Option<StatusHandle>,
     /// The process that it was started in: its threads are in no other.
     process: u32,
     running: Mutex<Option<Running>>,
+    rehearsal: Option<Runtime>,
 }
 
 #[derive(Debug)]
@@ -145,17 +147,21 @@ impl Boundary {
             let config = Arc::new(configuration(&start.variables)?);
             telemetry::init(&config.telemetry);
             let desk = Arc::new(Desk::new(NUMBER.fetch_add(1, Ordering::Relaxed)));
+            let process = std::process::id();
+            if let (Some(rehearsal), Some(handler)) = (start.rehearsal, start.handlers.keys().next()) {
+                let runtime = rehearsal.start(handler, &desk, config.worker.concurrency)?;
+                let (about, running) = (about(&config, "rehearsal"), Mutex::new(None));
+                return Ok(Self { desk, about, status: None, process, running, rehearsal: Some(runtime) });
+            }
             let registry = registry(start, &desk)?;
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|error| not_started("no threads can be started", error))?;
             let (worker, signals, pool) = runtime.block_on(started(Arc::clone(&config), registry))?;
-            let about = json!({"worker_id": worker.id(), "concurrency": config.worker.concurrency,
-                "environment": config.environment, "orchestration_url": config.client.url});
+            let about = about(&config, worker.id());
             let grace = Duration::from_millis(config.worker.stop_grace_ms);
-            let status = worker.status();
+            let status = Some(worker.status());
             let running = Running { runtime, worker, signals, pool, grace };
-            let process = std::process::id();
-            Ok(Self { desk, about: about.to_string(), status, process, running: Mutex::new(Some(running)) })
+            Ok(Self { desk, about, status, process, running: Mutex::new(Some(running)), rehearsal: None })
         })
     }
 
@@ -222,7 +228,7 @@ impl Boundary {
             self.same_process()?;
             let ids = message::ids(message)?;
             let pulses = self.desk.pulses(&ids).ok_or(BoundaryError::Stopped)?;
-            Ok(message::pulses(&pulses, self.desk.running(), &self.status.status()))
+            Ok(message::pulses(&pulses, self.desk.running(), self.status.as_ref().map(StatusHandle::status).as_ref()))
         })
     }
 
@@ -267,9 +273,13 @@ impl Boundary {
 impl Drop for Boundary {
     fn drop(&mut self) {
         let running = self.running.get_mut().ok().and_then(Option::take);
+        let rehearsal = self.rehearsal.take();
         if self.process != std::process::id() {
             // Its threads are not here: whatever they held stays locked, and joining them would never end.
-            return std::mem::forget(running);
+            return std::mem::forget((running, rehearsal));
+        }
+        if let Some(runtime) = rehearsal {
+            runtime.shutdown_background();
         }
         if let Some(running) = running {
             running.runtime.shutdown_background();
@@ -344,6 +354,12 @@ fn subscribe(registry: &mut HandlerRegistry, glob: String, desk: &Arc<Desk>) {
             desk.tell(Told { glob, event, _place: place });
         }
     });
+}
+
+fn about(config: &Config, worker: &str) -> String {
+    json!({"worker_id": worker, "concurrency": config.worker.concurrency, "environment": config.environment,
+           "orchestration_url": config.client.url})
+    .to_string()
 }
 
 async fn started(
