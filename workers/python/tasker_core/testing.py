@@ -110,7 +110,7 @@ class Workflow:
     steps: dict[str, Record]
     """By name: ``state``, ``attempts``, ``result``."""
     attempts: list[Record]
-    """In their order: ``step``, ``attempt``, ``at_ms``, ``outcome``, ``result`` or ``error`` and ``retryable``."""
+    """In their order: ``step``, ``attempt``, ``at_ms``, ``outcome``, ``result`` or ``error``."""
     events: list[Record]
     """The domain events that were published: what docs/domain-events.md shows, and ``delivery_mode``."""
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from ._record import Record
+
 
 @dataclass
 class StepHandlerResult:
@@ -99,8 +101,8 @@ class StepContext:
     """The errors of batch workers before this step that failed although it runs, by step name."""
     deadline: float = float("inf")
     """When the attempt's time is over, by ``time.monotonic()``."""
-    event: dict[str, Any] = field(default_factory=dict, repr=False)
-    """The step as the boundary said it."""
+    event: Record = field(default_factory=Record, repr=False)
+    """The step as the boundary said it; its keys are attributes too."""
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
     _pulse: Optional[Callable[[], bool]] = field(default=None, repr=False, compare=False)
 
@@ -130,7 +132,7 @@ class StepContext:
             batch_config=step["batch_config"],
             batch_failures=step["batch_failures"],
             deadline=time.monotonic() + step["ms_left"] / 1000,
-            event=step,
+            event=Record(step),
             _pulse=pulse,
         )
         if step["cancelled"]:

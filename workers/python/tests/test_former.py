@@ -128,6 +128,7 @@ def test_a_decision_may_be_a_value():
 
 def test_a_context_has_the_shape_that_handlers_knew():
     context = make_context({"a": 1}, dependencies={"before": 2}, config={"x": 3}, attempt=2)
+    assert context.event.step_uuid == context.event["step_uuid"] == context.step_uuid
     told = context.task_sequence_step
     assert told["task"]["task"]["context"] == {"a": 1} and told["dependency_results"] == {"before": 2}
     assert told["step_definition"]["handler"] == {"callable": "test", "initialization": {"x": 3}}

@@ -63,9 +63,36 @@ def test_a_step_that_fails_blocks_what_depends_on_it(tasker_workflow):
     assert (workflow.status, workflow.elapsed) == ("blocked_by_failures", 0)
     assert {name: step.state for name, step in workflow.steps.items()} == {"fetch": "error", "store": "pending"}
     (attempt,) = workflow.attempts
-    assert (attempt.error.error_code, attempt.retryable) == ("E410", False)
+    assert (attempt.error.error_code, attempt.error.retryable) == ("E410", False)
     fewer = tasker_workflow(RETRIES, {"times": 3}, handlers=[fetch, store], environment="test")
     assert (fewer.status, fewer.steps["fetch"].attempts) == ("blocked_by_failures", 2)
+
+
+@pytest.mark.parametrize(
+    ("template", "given"),
+    [
+        ("linear", {"number": 4}),
+        ("decision", {"amount": 500}),
+        ("decision", {"amount": 0}),
+        ("batch", {"items": 70}),
+        ("batch", {"items": 0}),
+        ("single", {"do": "nan"}),
+        ("single", {"raise": "permanent"}),
+    ],
+)
+def test_a_workflow_ends_in_memory_as_it_ends_on_a_server(server, worker, tasker_workflow, tmp_path, template, given):
+    given["log"] = str(tmp_path / "log")
+    steps = server.run(template, given)
+    workflow = tasker_workflow(TEMPLATES / f"{template}.yaml", given, handlers=FLOWS)
+    real = {name: step for name, step in steps.items() if name not in ("status", "task")}
+    assert workflow.status == steps["status"]
+    told = ("current_state", "attempts", "results")
+    assert {name: (step.state, step.attempts, step.result) for name, step in workflow.steps.items()} == {
+        name: tuple(step[key] for key in told) for name, step in real.items()
+    }
+    for name, step in real.items():
+        mine = [(each.attempt, each.outcome, each.error) for each in workflow.attempts_of(name)]
+        assert mine == [(each["attempt"], each["outcome"], each.get("error")) for each in server.audit(step)]
 
 
 def test_a_linear_template_runs_with_all_that_its_handlers_use(tasker_workflow):

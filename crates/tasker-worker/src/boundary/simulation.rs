@@ -21,7 +21,7 @@ use tasker_lifecycle::{
 use tasker_shared::config::Config;
 use tasker_shared::events::{Published, Subscribers, Subscription};
 use tasker_shared::json_schema::{compile, violations};
-use tasker_shared::messages::{Claim, ReportedOutcome};
+use tasker_shared::messages::{Claim, ReportedOutcome, StepFailure};
 use tasker_shared::telemetry::Metrics;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -103,8 +103,16 @@ struct Tried {
     at_ms: i64,
     outcome: &'static str,
     result: Option<Arc<RawValue>>,
-    error: Option<Arc<RawValue>>,
-    retryable: Option<bool>,
+    error: Option<Failed>,
+}
+
+/// Its error, as the HTTP API shows it.
+#[derive(Debug, Serialize)]
+struct Failed {
+    message: String,
+    error_type: String,
+    error_code: Option<String>,
+    retryable: bool,
 }
 
 /// How the task is.
@@ -352,24 +360,18 @@ impl World {
         let outcome = attempt::outcome(checked);
         self.events.extend(events::of(ctx.publication(), claim, &outcome, self.now));
         let (attempt, at_ms) = (claim.attempt, self.now_ms());
-        let mut tried = Tried {
-            step: self.name_of(claim.step),
-            attempt,
-            at_ms,
-            outcome: "success",
-            result: None,
-            error: None,
-            retryable: None,
-        };
+        let mut tried =
+            Tried { step: self.name_of(claim.step), attempt, at_ms, outcome: "success", result: None, error: None };
         match &outcome {
             ReportedOutcome::Success { result, .. } => {
                 self.results.insert(claim.step, Arc::clone(result));
                 tried.result = Some(Arc::clone(result));
             }
             ReportedOutcome::Failure { error, retryable, .. } => {
-                let error = raw(error);
-                self.errors.insert(claim.step, Arc::clone(&error));
-                tried = Tried { outcome: "failure", error: Some(error), retryable: Some(*retryable), ..tried };
+                self.errors.insert(claim.step, raw(error));
+                let StepFailure { message, error_type, error_code } = error.clone();
+                let error = Failed { message, error_type, error_code, retryable: *retryable };
+                tried = Tried { outcome: "failure", error: Some(error), ..tried };
             }
             ReportedOutcome::LeaseLost => unreachable!("no lease is lost here"),
         }
