@@ -130,9 +130,8 @@ module TaskerCore
     # What is no UTF-8 is no text, and an endless message helps nobody.
     def text(said)
       said = String.new(said)
-      binary = said.encoding == Encoding::BINARY
-      said = binary ? said.force_encoding(Encoding::UTF_8) : said.encode(Encoding::UTF_8, invalid: :replace, undef: :replace)
-      said.scrub("?")[0, MESSAGE_CHARS]
+      said.force_encoding(Encoding::UTF_8) if said.encoding == Encoding::BINARY
+      said.encode(Encoding::UTF_8, invalid: :replace, undef: :replace).scrub("?")[0, MESSAGE_CHARS]
     end
 
     def milliseconds(seconds)

@@ -70,7 +70,7 @@ module TaskerCore
       refuse(what, path, "is text with bytes that are not UTF-8") unless said.valid_encoding?
       said
     rescue EncodingError
-      refuse(what, path, "is text of the encoding #{value.encoding}, which can't be said in UTF-8; encode bytes as text")
+      refuse(what, path, "is text in #{value.encoding}, which can't be said in UTF-8; encode bytes as text")
     end
 
     def integer(what, value, path)

@@ -122,8 +122,8 @@ module TaskerCore
           process_response(request(:post, path, data: body + "--#{boundary}--\r\n".b, headers:))
         end
 
-        # All items of an answer in pages, or each page to the block. A page is an object with `data` and, where there is
-        # a next one, its cursor under `pagination_key` there or in `meta` or `pagination`.
+        # All items of an answer in pages, or each page to the block. A page is an object with `data` and, where there
+        # is a next one, its cursor under `pagination_key` there or in `meta` or `pagination`.
         def api_paginated_request(path, method: :get, pagination_key: "cursor", limit_key: "limit", limit: 100,
                                   max_pages: 100)
           items, cursor = [], nil

@@ -29,8 +29,8 @@ module TaskerCore
           create_cursor_ranges(total_items, size, &block)
         end
 
-        # Splits `0...total_items` into batches of `batch_size`, larger ones where there would be more than `max_batches`.
-        # The last one may be smaller.
+        # Splits `0...total_items` into batches of `batch_size`, larger ones where there would be more than
+        # `max_batches`. The last one may be smaller.
         def create_cursor_ranges(total_items, batch_size, max_batches: nil)
           raise ArgumentError, "batch_size must be at least 1" if batch_size < 1
 
@@ -53,7 +53,8 @@ module TaskerCore
           cursors = cursor_configs.each_with_index.map { |config, at| numbered(config, at) }
           outcome = { "type" => "create_batches", "worker_count" => cursors.size, "cursor_configs" => cursors,
                       "worker_template_name" => worker_template_name, "total_items" => total_items }.compact
-          result = { "batch_processing_outcome" => outcome, "worker_count" => cursors.size, "total_items" => total_items }
+          result = { "batch_processing_outcome" => outcome, "worker_count" => cursors.size,
+                     "total_items" => total_items }
           result["batch_metadata"] = batch_metadata unless batch_metadata.empty?
           success(result:, metadata: { **metadata, "batch_analyzer" => true })
         end

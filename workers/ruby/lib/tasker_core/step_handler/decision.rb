@@ -15,7 +15,8 @@ module TaskerCore
           names = Array(steps).map(&:to_s)
           return decision_no_branches(result_data:, metadata:) if names.empty?
 
-          decision_with_custom_outcome(outcome: { "type" => "create_steps", "step_names" => names }, result_data:, metadata:)
+          outcome = { "type" => "create_steps", "step_names" => names }
+          decision_with_custom_outcome(outcome:, result_data:, metadata:)
         end
 
         # Creates no step.

@@ -4,8 +4,8 @@ module TaskerCore
   class Worker
     # As many threads as work needs at once.
     #
-    # What other threads do to one of them (`Thread#raise`, `Thread#kill`, the end of the program) reaches it where the work
-    # lets it, and while it is idle. One that ends so is made up for.
+    # What other threads do to one of them (`Thread#raise`, `Thread#kill`, the end of the program) reaches it where the
+    # work lets it, and while it is idle. One that ends so is made up for.
     class Threads
       def initialize(most)
         @most = most
