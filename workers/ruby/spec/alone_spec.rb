@@ -78,6 +78,21 @@ RSpec.describe "handlers alone" do
     expect(unset).to fail_with("UnexpectedError", retryable: false)
   end
 
+  it "takes symbols and text that say the same as one key" do
+    failed = run_step(step_handler("x") { raise TaskerCore::RetryableError.new("x", metadata: { exception: "mine" }) })
+    expect([failed.error_type, failed.metadata]).to eq(["retryable_error", { "exception" => "mine" }])
+    handler = TaskerCore::StepHandler::Batchable.new
+    merged = handler.aggregate_batch_worker_results(
+      TaskerCore::BatchProcessing::BatchAggregationScenario.new({}, { "w" => {} }, false)
+    ) { { worker_count: 9, total: 1 } }
+    expect(merged.result).to eq("worker_count" => 1, "total" => 1, "scenario" => "with_batches")
+  end
+
+  it "hands an outcome in though its log can't be written" do
+    TaskerCore.logger = Object.new
+    expect(run_step(step_handler("x") { raise "x" })).to fail_with("handler_error")
+  end
+
   it "keeps names that are alike and lines of code out of messages" do
     expect(run_step(step_handler("x") { { abc: 1 }.fetch(:abd) }).message).to eq("KeyError: key not found: :abd")
   end

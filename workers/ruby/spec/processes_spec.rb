@@ -130,6 +130,7 @@ RSpec.describe "processes" do
     expect(started[*handlers, *templates, **server.settings]).to match([1, /broken\.yaml is refused/])
     nobody = { **database, TASKER_ORCHESTRATION_URL: "http://127.0.0.1:9" }
     expect(started[*handlers, *templates, **nobody]).to match([1, /does not answer.*TASKER_ORCHESTRATION_URL/])
+    expect(started["--version"]).to eq([0, ""])
     expect(started[]).to match([2, /usage/])
     expect(started["--nonsense"]).to match([2, /usage/])
   end

@@ -21,6 +21,11 @@ module TaskerCore
       raise NotPortable, "#{what} is too deep or too large"
     end
 
+    # The hash with text as keys, so that a symbol takes the place of the text that says the same.
+    def named(hash)
+      hash.to_h.transform_keys(&:to_s)
+    end
+
     # The value of plain types, so that the encoder calls no code of the value's.
     def plain(what, value, path, above)
       case value

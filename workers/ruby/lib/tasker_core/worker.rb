@@ -65,6 +65,11 @@ module TaskerCore
       !@poll.join(seconds).nil?
     end
 
+    # Whether handlers run, wanted or not.
+    def busy?
+      !runs.empty?
+    end
+
     # What it does just now.
     def status
       steps = runs.map do |run|

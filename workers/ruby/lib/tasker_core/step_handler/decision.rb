@@ -28,7 +28,8 @@ module TaskerCore
 
         # A decision as the server reads it.
         def decision_with_custom_outcome(outcome:, result_data: {}, metadata: {})
-          success(result: { **result_data, "decision_point_outcome" => outcome }, metadata: decided(metadata))
+          result = { **Portable.named(result_data), "decision_point_outcome" => outcome }
+          success(result:, metadata: decided(metadata))
         end
 
         # No decision could be made.
@@ -39,7 +40,8 @@ module TaskerCore
         private
 
         def decided(metadata)
-          { **metadata, "decision_handler" => handler_name, "decision_version" => self.class.handler_version }
+          version = self.class.handler_version
+          { **Portable.named(metadata), "decision_handler" => handler_name, "decision_version" => version }
         end
       end
     end

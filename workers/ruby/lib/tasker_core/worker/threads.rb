@@ -54,12 +54,12 @@ module TaskerCore
           thread = Thread.new { serve(work) }
           @count += 1
           thread.name = "tasker-handler"
-          thread.report_on_exception = false
         end
       end
 
       # Held back from the first line on: a thread begins with the mask of the one that made it.
       def serve(work)
+        Thread.current.report_on_exception = false
         while work
           work.call
           work = next_work
