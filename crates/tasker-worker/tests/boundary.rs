@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::Setup;
 use tasker_lifecycle::TaskId;
-use tasker_worker::boundary::{Boundary, BoundaryError, VERSION};
+use tasker_worker::boundary::{Boundary, BoundaryError, Interrupt, VERSION};
 use tokio::runtime::Runtime;
 
 const STEP: &str = "
@@ -280,6 +280,34 @@ fn stopping_waits_for_handlers_for_as_long_as_the_grace_and_then_everything_is_r
     assert_eq!(boundary.complete(r#"{"outcomes":[{"id":"1.1","type":"success"}]}"#).unwrap_err().code(), "stopped");
     assert_eq!(boundary.heartbeat(r#"{"ids":["1.1"]}"#).unwrap_err().code(), "stopped");
     assert_eq!(boundary.stop(None).unwrap_err().code(), "stopped");
+}
+
+#[test]
+fn a_poll_ends_early_where_the_other_side_wants_its_thread_back() {
+    let side = Side::new(STEP);
+    let boundary = side.start(&[]);
+    let nothing = json!({"steps": [], "notices": []});
+    let poll = |interrupt: &Interrupt| boundary.poll_unless(Duration::from_secs(600), interrupt).unwrap();
+    for before in [true, false] {
+        let interrupt = Interrupt::default();
+        std::thread::scope(|scope| {
+            if before {
+                boundary.interrupt(&interrupt);
+            }
+            let polling = scope.spawn(|| poll(&interrupt));
+            boundary.interrupt(&interrupt);
+            assert_eq!(serde_json::from_str::<Value>(&polling.join().unwrap()).unwrap(), nothing);
+        });
+    }
+    // Another poll is not meant, and takes what comes.
+    let other = Interrupt::default();
+    std::thread::scope(|scope| {
+        let polling = scope.spawn(|| poll(&other));
+        boundary.interrupt(&Interrupt::default());
+        side.task(json!({}));
+        assert!(polling.join().unwrap().contains("\"handler_name\":\"h\""));
+    });
+    boundary.stop(Some(Duration::ZERO)).unwrap();
 }
 
 #[test]

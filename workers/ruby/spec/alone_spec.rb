@@ -78,6 +78,21 @@ RSpec.describe "handlers alone" do
     expect(unset).to fail_with("UnexpectedError", retryable: false)
   end
 
+  it "takes symbols and text that say the same as one key" do
+    failed = run_step(step_handler("x") { raise TaskerCore::RetryableError.new("x", metadata: { exception: "mine" }) })
+    expect([failed.error_type, failed.metadata]).to eq(["retryable_error", { "exception" => "mine" }])
+    handler = TaskerCore::StepHandler::Batchable.new
+    merged = handler.aggregate_batch_worker_results(
+      TaskerCore::BatchProcessing::BatchAggregationScenario.new({}, { "w" => {} }, false)
+    ) { { worker_count: 9, total: 1 } }
+    expect(merged.result).to eq("worker_count" => 1, "total" => 1, "scenario" => "with_batches")
+  end
+
+  it "hands an outcome in though its log can't be written" do
+    TaskerCore.logger = Object.new
+    expect(run_step(step_handler("x") { raise "x" })).to fail_with("handler_error")
+  end
+
   it "keeps names that are alike and lines of code out of messages" do
     expect(run_step(step_handler("x") { { abc: 1 }.fetch(:abd) }).message).to eq("KeyError: key not found: :abd")
   end
@@ -155,7 +170,8 @@ RSpec.describe "handlers alone" do
       expect(ranges.flat_map { |each| (each["start_cursor"]...each["end_cursor"]).to_a }).to eq((0...total).to_a)
       expect(ranges.size).to be <= most if most
     end
-    expect(handler.create_cursor_configs(10, 3) { |batch, at| batch["at"] = at }.map { |each| each["at"] }).to eq([0, 1, 2])
+    numbered = handler.create_cursor_configs(10, 3) { |batch, at| batch["at"] = at }
+    expect(numbered.map { |each| each["at"] }).to eq([0, 1, 2])
     expect(handler.create_cursor_configs(0, 3)).to eq([])
   end
 
@@ -199,9 +215,11 @@ RSpec.describe "handlers alone" do
     )
     expect([context.get_input("a"), context.get_input(:a), context.get_input(:b, 7), context.get_input_or(:none, 8)])
       .to eq([1, 1, 7, 8])
-    expect([context.get_dependency_field(:one, :list, 0, "x"), context.get_dependency_field("one", "list", "x")]).to eq([5, nil])
+    expect(context.get_dependency_field(:one, :list, 0, "x")).to eq(5)
+    expect(context.get_dependency_field("one", "list", "x")).to be_nil
     expect(context.get_all_dependency_results("one")).to eq([{ "list" => [{ "x" => 5 }] }, 2])
-    expect([context.get_config(:k), context.retry_count, context.retryable?, context.is_last_retry?]).to eq(["v", 2, false, true])
+    expect([context.get_config(:k), context.retry_count]).to eq(["v", 2])
+    expect([context.retryable?, context.is_last_retry?]).to eq([false, true])
     expect([context.cancelled?, context.wait_cancelled, context.heartbeat]).to eq([true, true, false])
     expect(context.time_left).to be_between(0, 5)
     expect(TaskerCore::Testing.make_context.wait_cancelled(0.01)).to be(false)
@@ -251,7 +269,8 @@ RSpec.describe "handlers alone" do
       @seen << body
       status = body[/"status":(\d+)/, 1] || 200
       answer = path.include?("page") ? page(path) : JSON.generate({ key: headers["x-key"], path: path })
-      client.write("HTTP/1.1 #{status} x\r\nretry-after: 7\r\ncontent-length: #{answer.size}\r\nconnection: close\r\n\r\n#{answer}")
+      heads = ["HTTP/1.1 #{status} x", "retry-after: 7", "content-length: #{answer.size}", "connection: close"]
+      client.write("#{heads.join("\r\n")}\r\n\r\n#{answer}")
       client.close
     end
 
@@ -291,11 +310,13 @@ RSpec.describe "handlers alone" do
       expect(told.select { |_, result| result.failure? && result.retryable }.keys).to eq([408, 429, 500, 503])
       expect(told[429]).to fail_with("rate_limit")
       expect([told[429].retry_after, told[429].error_code]).to eq([7.0, "HTTP_429"])
-      expect([told[404].error_type, told[422].error_type, told[418].error_type]).to eq(%w[not_found validation_error permanent_error])
+      types = told.values_at(404, 422, 418).map(&:error_type)
+      expect(types).to eq(%w[not_found validation_error permanent_error])
     end
 
     it "does the same for blocks" do
-      pay = api_handler("pay", base_url: answers.url, headers: { "x-key" => "other" }, inputs: [:status]) do |api:, status:|
+      settings = { base_url: answers.url, headers: { "x-key" => "other" } }
+      pay = api_handler("pay", inputs: [:status], **settings) do |api:, status:|
         api.request(:post, "/pay", data: { status: status })
       end
       expect(run_step(pay, { status: 200 })).to succeed_with("key" => "other", "path" => "/pay")

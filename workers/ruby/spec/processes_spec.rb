@@ -98,7 +98,8 @@ RSpec.describe "processes" do
     file = "#{scratch}/handlers/flows.rb"
     FileUtils.mkdir_p(File.dirname(file))
     write = lambda do |answer, more = ""|
-      File.write(file, "include TaskerCore::StepHandler::Functional\nstep_handler('flows.single') { #{answer} }\n#{more}")
+      functional = "include TaskerCore::StepHandler::Functional"
+      File.write(file, "#{functional}\nstep_handler('flows.single') { #{answer} }\n#{more}")
     end
     write["1"]
     first = worker(arguments: ["--handlers", File.dirname(file)])
@@ -129,6 +130,7 @@ RSpec.describe "processes" do
     expect(started[*handlers, *templates, **server.settings]).to match([1, /broken\.yaml is refused/])
     nobody = { **database, TASKER_ORCHESTRATION_URL: "http://127.0.0.1:9" }
     expect(started[*handlers, *templates, **nobody]).to match([1, /does not answer.*TASKER_ORCHESTRATION_URL/])
+    expect(started["--version"]).to eq([0, ""])
     expect(started[]).to match([2, /usage/])
     expect(started["--nonsense"]).to match([2, /usage/])
   end
@@ -204,7 +206,9 @@ RSpec.describe "processes" do
       # It is answered early, with nothing in it.
       puts native.poll(600_000)
       held_back = Thread.new do
-        Thread.handle_interrupt(RuntimeError => :never) { Thread.handle_interrupt(RuntimeError => :on_blocking) { native.poll(600_000) } }
+        Thread.handle_interrupt(RuntimeError => :never) do
+          Thread.handle_interrupt(RuntimeError => :on_blocking) { native.poll(600_000) }
+        end
       rescue RuntimeError => e
         puts e.message
       end

@@ -47,9 +47,10 @@ RSpec.describe TaskerCore::Registry::HandlerRegistry do
       end
       include TaskerCore::StepHandler::Functional
       step_handler("by.block") { 1 }
+      step_handler("by.symbol", &:input_data)
     RUBY
-    expect(registry.discover_folder(scratch)).to eq(3)
-    expect(registry.registered_handlers).to eq(["Inner::A", "by.block", "named.b"])
+    expect(registry.discover_folder(scratch)).to eq(4)
+    expect(registry.registered_handlers).to eq(["Inner::A", "by.block", "by.symbol", "named.b"])
     expect(registry.methods_by_name["named.b"]).to eq(["call"])
     expect { registry.discover_folder("#{scratch}/shared_base.rb") }.to raise_error(TaskerCore::ConfigurationError)
   end

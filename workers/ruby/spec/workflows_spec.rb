@@ -12,7 +12,8 @@ RSpec.describe "workflows" do
   it "hands results on from step to step" do
     steps = server.run("linear", { number: 4 })
     expect(steps["status"]).to eq("complete")
-    expect(steps.values_at("first", "second").map { |step| step["results"] }).to eq([{ "number" => 5 }, { "number" => 10 }])
+    results = steps.values_at("first", "second").map { |step| step["results"] }
+    expect(results).to eq([{ "number" => 5 }, { "number" => 10 }])
     expect(steps["third"]["results"]).to eq("numbers" => [5, 10], "attempt" => 1)
     expect(steps["undo"]["results"]).to eq("undone" => [5, 10]), "another method of the same handler"
     expect(server.audit(steps["third"]).first["metadata"]).to eq("by" => "a class")

@@ -3,7 +3,8 @@
 module TaskerCore
   # What batch workers, and the step that brings their results together, find.
   module BatchProcessing
-    # The batch that a batch worker is to work on, from `start_cursor` up to and without `end_cursor`, and how far it got.
+    # The batch that a batch worker is to work on, from `start_cursor` up to and without `end_cursor`, and how far it
+    # got.
     class BatchWorkerContext
       attr_reader :cursor, :checkpoint
 
@@ -67,15 +68,16 @@ module TaskerCore
       end
     end
 
-    # What the step that brings batches together finds: the result of the step that split, and those of its batch workers
-    # by step name.
+    # What the step that brings batches together finds: the result of the step that split, and those of its batch
+    # workers by step name.
     class BatchAggregationScenario
       attr_reader :batchable_result, :batch_results
 
       class << self
         # Looks at the results of the steps before; raises ArgumentError where they are not those of batches.
         def detect(dependency_results, batchable_step_name, worker_prefix)
-          results = dependency_results.respond_to?(:dependency_results) ? dependency_results.dependency_results : dependency_results
+          results = dependency_results
+          results = results.dependency_results if results.respond_to?(:dependency_results)
           split = results.fetch(batchable_step_name.to_s) do
             raise ArgumentError, "Missing batchable step dependency: #{batchable_step_name}"
           end

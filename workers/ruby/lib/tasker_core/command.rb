@@ -40,7 +40,10 @@ module TaskerCore
       worker = Worker::Bootstrap.start!(registry: @registry, variables: variables)
       say("worker #{worker.worker_id} runs #{@registry.registered_handlers.join(", ")}")
       Thread.new { signals << (worker.wait && "ended") }
-      serve(signals)
+      status = serve(signals)
+      # A handler that hangs on after its time must not keep the process.
+      exit!(status) if worker.busy?
+      status
     end
 
     private
@@ -49,10 +52,13 @@ module TaskerCore
       OptionParser.new(BANNER) do |parser|
         parser.separator("Runs the handlers of folders and libraries until it is told to stop.")
         parser.on("--handlers DIR|LIBRARY", "may be repeated") { |place| @handlers << place }
-        parser.on("--templates DIR", "register the templates of this folder at the server first") { |dir| @templates = dir }
+        parser.on("--templates DIR", "register this folder's templates at the server first") { |dir| @templates = dir }
         parser.on("--namespace NAME", "claim from this namespace only; may be repeated") { |name| @namespaces << name }
         parser.on("--log-level LEVEL", LEVELS, LEVELS.join(", ")) { |level| TaskerCore.logger.level = level }
-        parser.on("--version") { say(Native.package) || exit }
+        parser.on("--version") do
+          say(Native.package)
+          exit
+        end
       end
     end
 

@@ -1,13 +1,14 @@
 # frozen_string_literal: true
 
+# Errors come first: the extension raises one.
 module TaskerCore
   # The root of all errors of this package.
   class Error < StandardError; end
 
   # Errors that say what is to become of a step: raise one in a handler.
   #
-  # A permanent error ends the step. A retryable one is tried again as the template says, or after `retry_after` seconds.
-  # Any other exception is retryable, because nobody said that it is not.
+  # A permanent error ends the step. A retryable one is tried again as the template says, or after `retry_after`
+  # seconds. Any other exception is retryable, because nobody said that it is not.
   module Errors
     # What RetryableError and PermanentError share.
     class StepFailure < Error

@@ -19,12 +19,16 @@ module TaskerCore
     # The failed attempt, told in the log: with its stack where the exception is nobody's intention.
     def failed(context, error)
       result = of_exception(error)
-      return result if context.cancelled?
-
-      text = "#{context.step_name} of task #{context.task_uuid} failed at attempt #{context.attempt}: #{result.message}"
-      text += stack(error) if result.error_type == "handler_error"
-      TaskerCore.logger.add(result.retryable ? Logger::WARN : Logger::ERROR, text)
+      log(context, error, result) unless context.cancelled?
       result
+    end
+
+    def log(context, error, result)
+      said = "#{context.step_name} of task #{context.task_uuid} failed at attempt #{context.attempt}: #{result.message}"
+      said += stack(error) if result.error_type == "handler_error"
+      TaskerCore.logger.add(result.retryable ? Logger::WARN : Logger::ERROR, said)
+    rescue Exception # a log that can't be written is no reason to lose the outcome
+      nil
     end
 
     # An exception is a failed attempt, whatever it is; one that can't say what it is, too.
@@ -55,7 +59,7 @@ module TaskerCore
         error_type: error.error_type,
         error_code: error.error_code,
         retryable: error.is_a?(Errors::RetryableError),
-        metadata: { "exception" => class_name(error), **error.metadata },
+        metadata: { "exception" => class_name(error), **Portable.named(error.metadata) },
         retry_after: error.is_a?(Errors::RetryableError) ? error.retry_after : nil
       )
     rescue Exception # a method of the user's raised
@@ -79,7 +83,7 @@ module TaskerCore
 
     def stack(error)
       lines = error.backtrace
-      lines ? "\n  #{lines.first(30).join("\n  ")}" : ""
+      lines ? lines.first(30).map { |line| "\n  #{text(line)}" }.join : ""
     rescue Exception # the user's own `backtrace`
       ""
     end
@@ -130,9 +134,8 @@ module TaskerCore
     # What is no UTF-8 is no text, and an endless message helps nobody.
     def text(said)
       said = String.new(said)
-      binary = said.encoding == Encoding::BINARY
-      said = binary ? said.force_encoding(Encoding::UTF_8) : said.encode(Encoding::UTF_8, invalid: :replace, undef: :replace)
-      said.scrub("?")[0, MESSAGE_CHARS]
+      said.force_encoding(Encoding::UTF_8) if said.encoding == Encoding::BINARY
+      said.encode(Encoding::UTF_8, invalid: :replace, undef: :replace).scrub("?")[0, MESSAGE_CHARS]
     end
 
     def milliseconds(seconds)

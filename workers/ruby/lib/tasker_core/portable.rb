@@ -21,6 +21,11 @@ module TaskerCore
       raise NotPortable, "#{what} is too deep or too large"
     end
 
+    # The hash with text as keys, so that a symbol takes the place of the text that says the same.
+    def named(hash)
+      hash.to_h.transform_keys(&:to_s)
+    end
+
     # The value of plain types, so that the encoder calls no code of the value's.
     def plain(what, value, path, above)
       case value
@@ -70,7 +75,7 @@ module TaskerCore
       refuse(what, path, "is text with bytes that are not UTF-8") unless said.valid_encoding?
       said
     rescue EncodingError
-      refuse(what, path, "is text of the encoding #{value.encoding}, which can't be said in UTF-8; encode bytes as text")
+      refuse(what, path, "is text in #{value.encoding}, which can't be said in UTF-8; encode bytes as text")
     end
 
     def integer(what, value, path)

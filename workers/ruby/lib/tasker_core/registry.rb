@@ -2,7 +2,8 @@
 
 module TaskerCore
   module Registry
-    # The handlers that a worker runs, by the name that templates call. Most programs have one: HandlerRegistry.instance.
+    # The handlers that a worker runs, by the name that templates call. Most programs have one:
+    # HandlerRegistry.instance.
     class HandlerRegistry
       class << self
         # The one of this process.
@@ -20,8 +21,8 @@ module TaskerCore
         @lock = Mutex.new
       end
 
-      # Registers a handler class under `name` or, without it, its own name. Raises where another one has the name: one of
-      # the two would never run.
+      # Registers a handler class under `name` or, without it, its own name. Raises where another one has the name: one
+      # of the two would never run.
       def register_handler(name, handler = nil)
         name, handler = nil, name if handler.nil?
         check(handler)
@@ -89,13 +90,14 @@ module TaskerCore
         register_all(Folder.new(path).handlers)
       end
 
-      # Loads the folders anew, as their files are now. Where one can't be loaded, everything stays as it was and the error
-      # is raised.
+      # Loads the folders anew, as their files are now. Where one can't be loaded, everything stays as it was and the
+      # error is raised.
       def reload!
         fresh = self.class.new
         before = @lock.synchronize { @handlers.dup }
         Folder.anew(@folders) { |folder| fresh.discover_folder(folder) }
-        elsewhere = before.reject { |_, handler| @folders.any? { |folder| Folder.new(folder).holds?(handler.source_file) } }
+        of_folders = ->(handler) { @folders.any? { |path| Folder.new(path).holds?(handler.source_file) } }
+        elsewhere = before.reject { |_, handler| of_folders[handler] }
         handlers = fresh.handlers_by_name.merge(elsewhere)
         @lock.synchronize { @handlers = handlers }
       end
@@ -123,7 +125,8 @@ module TaskerCore
         missing = handler.handler_methods.find { |method| !handler.method_defined?(method) }
         return unless missing
 
-        raise Errors::ConfigurationError, "#{described(handler)} has no method `#{missing}`, which its handler_methods name"
+        lacks = "has no method `#{missing}`, which its handler_methods name"
+        raise Errors::ConfigurationError, "#{described(handler)} #{lacks}"
       end
 
       def described(handler)

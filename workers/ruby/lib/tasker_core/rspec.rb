@@ -29,7 +29,8 @@ module TaskerCore
       RSpec::Matchers.define :fail_with do |error_type, retryable: nil, message: nil|
         match do |result|
           result.failure? && values_match?(error_type, result.error_type) &&
-            (retryable.nil? || result.retryable == retryable) && (message.nil? || values_match?(message, result.message))
+            (retryable.nil? || result.retryable == retryable) &&
+            (message.nil? || values_match?(message, result.message))
         end
         failure_message { |result| "expected a failure of #{error_type.inspect}, got #{result.inspect}" }
       end

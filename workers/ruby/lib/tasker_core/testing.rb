@@ -12,23 +12,23 @@ module TaskerCore
   module Testing
     module_function
 
-    # The context of an attempt, with values as they come from JSON. `batch` is a cursor (`start_cursor`, `end_cursor`, …);
-    # an empty one is a batch worker that has nothing to do. `timeout` is in seconds.
-    def make_context(inputs = {}, dependencies: {}, config: {}, attempt: 1, max_attempts: 3, batch: nil, checkpoint: nil,
-                     step_name: "step", namespace: "test", timeout: 30.0, cancelled: false)
+    # The context of an attempt, with values as they come from JSON. `batch` is a cursor (`start_cursor`, `end_cursor`,
+    # …); an empty one is a batch worker that has nothing to do. `timeout` is in seconds.
+    def make_context(inputs = {}, dependencies: {}, config: {}, attempt: 1, max_attempts: 3, batch: nil,
+                     checkpoint: nil, step_name: "step", namespace: "test", timeout: 30.0, cancelled: false)
       task = SecureRandom.uuid
       step = {
         id: "0.0", task_uuid: task, step_uuid: SecureRandom.uuid, correlation_id: task, namespace:, template: "test",
         template_version: "1.0.0", step_name:, handler_name: "test", method: "call", attempt:, max_attempts:,
-        idempotency_key: "#{task}:#{step_name}", ms_left: timeout * 1000, cancelled:, input: inputs, step_config: config,
-        dependency_results: dependencies, checkpoint: checkpoint && stored(checkpoint), batch_config: nil,
-        batch: batch && told(batch), batch_workers: {}, batch_failures: {}
+        idempotency_key: "#{task}:#{step_name}", ms_left: timeout * 1000, cancelled:, input: inputs,
+        step_config: config, dependency_results: dependencies, checkpoint: checkpoint && stored(checkpoint),
+        batch_config: nil, batch: batch && told(batch), batch_workers: {}, batch_failures: {}
       }
       Types::StepContext.new(JSON.parse(Portable.encode("the context", step), max_nesting: false))
     end
 
-    # Calls a handler (a class, as blocks are too, or an instance) as a worker would: exceptions become failures, and what
-    # can't be encoded `result_not_serializable`. A result is answered as later steps would read it.
+    # Calls a handler (a class, as blocks are too, or an instance) as a worker would: exceptions become failures, and
+    # what can't be encoded `result_not_serializable`. A result is answered as later steps would read it.
     def run(handler, context = make_context, method: "call")
       result = called(handler, context, method)
       said = JSON.parse(Outcome.encoded("0.0", result), max_nesting: false)

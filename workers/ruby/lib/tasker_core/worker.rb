@@ -16,7 +16,7 @@ module TaskerCore
     LAST_WORDS = 2.0
 
     # One run of a handler.
-    Run = Struct.new(:id, :method, :context)
+    Run = Struct.new(:id, :entry, :context)
 
     class << self
       # The step whose handler is running on this thread; nil elsewhere.
@@ -63,6 +63,11 @@ module TaskerCore
     # Waits until it has stopped, at most this many seconds; answers whether it has.
     def wait(seconds = nil)
       !@poll.join(seconds).nil?
+    end
+
+    # Whether handlers run, wanted or not.
+    def busy?
+      !runs.empty?
     end
 
     # What it does just now.
@@ -123,7 +128,7 @@ module TaskerCore
       Thread.current.thread_variable_set(:tasker_step, run.context)
       begin
         value = Thread.handle_interrupt(Object => :immediate) do
-          handler.build(run.context.step_config).public_send(run.method, run.context)
+          handler.build(run.context.step_config).public_send(run.entry, run.context)
         end
         result = Outcome.of_return(value)
       rescue Exception => e # SystemExit and its like are failed attempts too

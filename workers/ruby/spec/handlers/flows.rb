@@ -153,7 +153,9 @@ class Work < TaskerCore::StepHandler::Base
     ending = [cursor + 10, batch.end_cursor].min
     total = (batch.accumulated_results || 0) + (cursor...ending).sum
     done = ending - batch.start_cursor
-    return checkpoint_yield(cursor: ending, items_processed: done, accumulated_results: total) if ending < batch.end_cursor
+    if ending < batch.end_cursor
+      return checkpoint_yield(cursor: ending, items_processed: done, accumulated_results: total)
+    end
 
     batch_worker_success(items_processed: done, results: [total])
   end

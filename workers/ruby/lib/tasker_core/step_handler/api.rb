@@ -122,8 +122,8 @@ module TaskerCore
           process_response(request(:post, path, data: body + "--#{boundary}--\r\n".b, headers:))
         end
 
-        # All items of an answer in pages, or each page to the block. A page is an object with `data` and, where there is
-        # a next one, its cursor under `pagination_key` there or in `meta` or `pagination`.
+        # All items of an answer in pages, or each page to the block. A page is an object with `data` and, where there
+        # is a next one, its cursor under `pagination_key` there or in `meta` or `pagination`.
         def api_paginated_request(path, method: :get, pagination_key: "cursor", limit_key: "limit", limit: 100,
                                   max_pages: 100)
           items, cursor = [], nil
@@ -144,7 +144,7 @@ module TaskerCore
         def api_success(data:, status: 200, headers: {}, execution_time_ms: nil, metadata: {})
           result = { "data" => data, "status" => status, "headers" => headers,
                      "execution_time_ms" => execution_time_ms }.compact
-          success(result: result, metadata: { "api_call" => true, **metadata })
+          success(result: result, metadata: { "api_call" => true, **Portable.named(metadata) })
         end
 
         # The request failed: retryable by its status, after its `Retry-After`.
@@ -156,7 +156,7 @@ module TaskerCore
             error_type: error_type || (response.retryable? ? "retryable_error" : "permanent_error"),
             error_code: status && "HTTP_#{status}",
             retryable: response.retryable?,
-            metadata: { **said, **metadata },
+            metadata: { **said, **Portable.named(metadata) },
             retry_after: response.retry_after
           )
         end

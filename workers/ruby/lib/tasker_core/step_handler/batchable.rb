@@ -29,8 +29,8 @@ module TaskerCore
           create_cursor_ranges(total_items, size, &block)
         end
 
-        # Splits `0...total_items` into batches of `batch_size`, larger ones where there would be more than `max_batches`.
-        # The last one may be smaller.
+        # Splits `0...total_items` into batches of `batch_size`, larger ones where there would be more than
+        # `max_batches`. The last one may be smaller.
         def create_cursor_ranges(total_items, batch_size, max_batches: nil)
           raise ArgumentError, "batch_size must be at least 1" if batch_size < 1
 
@@ -53,15 +53,16 @@ module TaskerCore
           cursors = cursor_configs.each_with_index.map { |config, at| numbered(config, at) }
           outcome = { "type" => "create_batches", "worker_count" => cursors.size, "cursor_configs" => cursors,
                       "worker_template_name" => worker_template_name, "total_items" => total_items }.compact
-          result = { "batch_processing_outcome" => outcome, "worker_count" => cursors.size, "total_items" => total_items }
+          result = { "batch_processing_outcome" => outcome, "worker_count" => cursors.size,
+                     "total_items" => total_items }
           result["batch_metadata"] = batch_metadata unless batch_metadata.empty?
-          success(result:, metadata: { **metadata, "batch_analyzer" => true })
+          success(result:, metadata: { **Portable.named(metadata), "batch_analyzer" => true })
         end
 
         # Nothing to do: one batch worker runs that has nothing to do, so that what follows does.
         def no_batches_outcome(reason: "", metadata: {})
           result = { "batch_processing_outcome" => { "type" => "no_batches" }, "reason" => reason }
-          success(result:, metadata: { **metadata, "batch_analyzer" => true })
+          success(result:, metadata: { **Portable.named(metadata), "batch_analyzer" => true })
         end
 
         # The batch is done; what else is given stands in the result.
@@ -71,7 +72,8 @@ module TaskerCore
                      "items_failed" => items_failed, "items_skipped" => items_skipped }
           rest = { "results" => results, "errors" => errors, "last_cursor" => last_cursor,
                    "batch_metadata" => batch_metadata }
-          success(result: { **counts, **rest, **more }, metadata: { **metadata, "batch_worker" => true })
+          metadata = { **Portable.named(metadata), "batch_worker" => true }
+          success(result: { **counts, **rest, **Portable.named(more) }, metadata:)
         end
 
         # Stores how far the step got and runs it again from there at once, in the same attempt.
@@ -86,7 +88,7 @@ module TaskerCore
 
         # The result where there was nothing to split.
         def no_batches_aggregation_result(zero_metrics = {})
-          success(result: { **zero_metrics, "worker_count" => 0, "scenario" => "no_batches" })
+          success(result: { **Portable.named(zero_metrics), "worker_count" => 0, "scenario" => "no_batches" })
         end
 
         # Brings the results of batch workers together: with the block, which is given them by step name and answers a
@@ -96,6 +98,7 @@ module TaskerCore
 
           results = scenario.batch_results
           merged = block_given? ? yield(results) : aggregate_worker_results(results.values)
+          merged = Portable.named(merged)
           success(result: { **merged, "worker_count" => results.size, "scenario" => "with_batches" })
         end
 
@@ -121,7 +124,7 @@ module TaskerCore
         def numbered(config, at)
           raise Errors::ValidationError, "a batch is a hash, not #{config.class}" unless config.respond_to?(:to_h)
 
-          { "batch_id" => batch_id(at), **config.to_h.transform_keys(&:to_s) }
+          { "batch_id" => batch_id(at), **Portable.named(config) }
         end
       end
     end

@@ -15,7 +15,8 @@ module TaskerCore
           names = Array(steps).map(&:to_s)
           return decision_no_branches(result_data:, metadata:) if names.empty?
 
-          decision_with_custom_outcome(outcome: { "type" => "create_steps", "step_names" => names }, result_data:, metadata:)
+          outcome = { "type" => "create_steps", "step_names" => names }
+          decision_with_custom_outcome(outcome:, result_data:, metadata:)
         end
 
         # Creates no step.
@@ -27,7 +28,8 @@ module TaskerCore
 
         # A decision as the server reads it.
         def decision_with_custom_outcome(outcome:, result_data: {}, metadata: {})
-          success(result: { **result_data, "decision_point_outcome" => outcome }, metadata: decided(metadata))
+          result = { **Portable.named(result_data), "decision_point_outcome" => outcome }
+          success(result:, metadata: decided(metadata))
         end
 
         # No decision could be made.
@@ -38,7 +40,8 @@ module TaskerCore
         private
 
         def decided(metadata)
-          { **metadata, "decision_handler" => handler_name, "decision_version" => self.class.handler_version }
+          version = self.class.handler_version
+          { **Portable.named(metadata), "decision_handler" => handler_name, "decision_version" => version }
         end
       end
     end

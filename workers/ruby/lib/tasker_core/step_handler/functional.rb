@@ -46,16 +46,16 @@ module TaskerCore
     #
     #   include TaskerCore::StepHandler::Functional
     #
-    #   step_handler "payments.charge", depends_on: { cart: "validate_cart" }, inputs: [:currency] do |cart, currency, context|
+    #   step_handler "payments.charge", depends_on: { cart: "validate_cart" }, inputs: [:currency] do |cart, currency|
     #     { charged: cart["total"], currency: currency }
     #   end
     #
-    # A block is given what its parameters name, with or without a colon: dependencies, inputs, `context`. It is left with
-    # its last value or with `next`. Each of these answers the class that it made.
+    # A block is given what its parameters name, with or without a colon: dependencies, inputs, `context`. It is left
+    # with its last value or with `next`. Each of these answers the class that it made.
     #
-    # `depends_on` gives results of earlier steps: `name: "step"`, or `name: ["step", Model]`. `inputs` gives keys of the
-    # task's context, nil where one is absent and the parameter has no default; or, with a class instead of a list, the
-    # whole context as one, under the name `inputs`.
+    # `depends_on` gives results of earlier steps: `name: "step"`, or `name: ["step", Model]`. `inputs` gives keys of
+    # the task's context, nil where one is absent and the parameter has no default; or, with a class instead of a list,
+    # the whole context as one, under the name `inputs`.
     module Functional
       Decision = TaskerCore::Decision
       BatchConfig = TaskerCore::BatchConfig
@@ -89,16 +89,17 @@ module TaskerCore
         end
       end
 
-      # For steps of type `batch_worker`: the block is given its batch as `batch_context`. It is not called where there is
-      # nothing to do.
+      # For steps of type `batch_worker`: the block is given its batch as `batch_context`. It is not called where there
+      # is nothing to do.
       def batch_worker(name, depends_on: {}, inputs: [], version: "1.0.0", &block)
         arguments = Arguments.new(depends_on, inputs, block, batch_context: :get_batch_context)
         Made.handler(name, StepHandler::Batchable, arguments, version, is_worker: true) { |_, value| value }
       end
 
-      # For steps that make requests: the block is given the handler, which has Mixins::API, as `api`. An ApiResponse that
-      # it returns is a success or a failure by its status.
-      def api_handler(name, base_url: nil, timeout: 30, headers: {}, depends_on: {}, inputs: [], version: "1.0.0", &block)
+      # For steps that make requests: the block is given the handler, which has Mixins::API, as `api`. An ApiResponse
+      # that it returns is a success or a failure by its status.
+      def api_handler(name, base_url: nil, timeout: 30, headers: {}, depends_on: {}, inputs: [], version: "1.0.0",
+                      &block)
         arguments = Arguments.new(depends_on, inputs, block, api: :itself)
         made = Made.handler(name, Api, arguments, version) do |handler, value|
           value.is_a?(ApiResponse) ? handler.process_response(value).body : value
@@ -114,7 +115,7 @@ module TaskerCore
         module_function
 
         def handler(name, parent, arguments, version, is_worker: false, &finish)
-          made = Class.new(parent) do
+          Class.new(parent) do
             handler_name name
             handler_version version
             define_method(:call) do |context|
@@ -122,8 +123,6 @@ module TaskerCore
               no_op || finish.call(self, arguments.call(self, context))
             end
           end
-          made.source_file = arguments.source_file
-          made
         end
 
         def split(handler, value, worker_template_name)
@@ -151,10 +150,6 @@ module TaskerCore
           @implied = @given.keys
           depends_on.each { |name, said| @given[name.to_sym] = dependency(*said) }
           declare_inputs(inputs)
-        end
-
-        def source_file
-          @block.source_location&.first
         end
 
         def call(handler, context)

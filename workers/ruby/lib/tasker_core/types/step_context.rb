@@ -5,8 +5,8 @@ module TaskerCore
     # One attempt of a step, as its handler sees it.
     #
     # `input_data` is the task's context, `step_config` the handler's `initialization` in the template,
-    # `dependency_results` the results of all steps before this one by name, `step_inputs` of a batch worker `cursor` and
-    # `is_no_op`. `idempotency_key` is the same at every attempt: give it to other systems, so that they recognise a
+    # `dependency_results` the results of all steps before this one by name, `step_inputs` of a batch worker `cursor`
+    # and `is_no_op`. `idempotency_key` is the same at every attempt: give it to other systems, so that they recognise a
     # repeated request. `event` is the step as the boundary said it.
     class StepContext
       attr_reader :task_uuid, :step_uuid, :correlation_id, :namespace, :step_name, :handler_name, :attempt,

@@ -19,8 +19,8 @@ module TaskerCore
         end
         alias failure error
 
-        # Stores how far the step got and runs its handler again from there at once, in the same attempt. After a failure
-        # or a crash the next attempt begins there.
+        # Stores how far the step got and runs its handler again from there at once, in the same attempt. After a
+        # failure or a crash the next attempt begins there.
         def checkpoint_yield(cursor:, items_processed:, accumulated_results: nil)
           CheckpointYield.new(cursor:, items_processed:, accumulated_results:)
         end

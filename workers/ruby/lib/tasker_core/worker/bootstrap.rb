@@ -15,9 +15,7 @@ module TaskerCore
         # `variables` are those of the configuration, and win over the environment's.
         def start!(registry: Registry::HandlerRegistry.instance, variables: {})
           LOCK.synchronize do
-            if running?
-              raise Errors::WorkerError.new("already_running", "the worker of this process is running")
-            end
+            raise Errors::WorkerError.new("already_running", "the worker of this process is running") if running?
 
             registry.bootstrap_handlers! if registry.registered_handlers.empty?
             @worker = Worker.new(registry: registry, variables: variables)
@@ -45,8 +43,8 @@ module TaskerCore
       end
     end
 
-    # Start-up code of other versions may name these two. Steps are fetched and events published by the worker itself, so
-    # they only say whether it runs.
+    # Start-up code of other versions may name these two. Steps are fetched and events published by the worker itself,
+    # so they only say whether it runs.
     class Shim
       class << self
         def instance

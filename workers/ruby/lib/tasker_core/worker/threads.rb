@@ -4,8 +4,8 @@ module TaskerCore
   class Worker
     # As many threads as work needs at once.
     #
-    # What other threads do to one of them (`Thread#raise`, `Thread#kill`, the end of the program) reaches it where the work
-    # lets it, and while it is idle. One that ends so is made up for.
+    # What other threads do to one of them (`Thread#raise`, `Thread#kill`, the end of the program) reaches it where the
+    # work lets it, and while it is idle. One that ends so is made up for.
     class Threads
       def initialize(most)
         @most = most
@@ -54,12 +54,12 @@ module TaskerCore
           thread = Thread.new { serve(work) }
           @count += 1
           thread.name = "tasker-handler"
-          thread.report_on_exception = false
         end
       end
 
       # Held back from the first line on: a thread begins with the mask of the one that made it.
       def serve(work)
+        Thread.current.report_on_exception = false
         while work
           work.call
           work = next_work
