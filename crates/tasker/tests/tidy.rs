@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
         ],
     ),
     ("tasker-examples", &["tasker-client", "tasker-worker"]),
-    ("tasker-python", &["tasker-worker"]),
+    ("tasker-python", &["tasker-client", "tasker-worker"]),
     ("tasker-typescript", &["tasker-worker"]),
 ];
 

@@ -138,6 +138,24 @@ class StepContext:
         return context
 
     @property
+    def task_sequence_step(self) -> dict[str, Any]:
+        """For handlers of Tasker 0.1.x: the task, the step and its definition as they were given there."""
+        task = {"task_uuid": self.task_uuid, "context": self.input_data, "correlation_id": self.correlation_id}
+        definition = {"callable": self.handler_name, "initialization": self.step_config}
+        return {
+            "task": {"task": task, "namespace_name": self.namespace, "task_name": self.event.get("template")},
+            "workflow_step": {
+                "workflow_step_uuid": self.step_uuid,
+                "name": self.step_name,
+                "attempts": self.retry_count,
+                "max_attempts": self.max_attempts,
+                "inputs": self.step_inputs,
+            },
+            "dependency_results": self.dependency_results,
+            "step_definition": {"name": self.step_name, "handler": definition},
+        }
+
+    @property
     def retry_count(self) -> int:
         """Attempts before this one."""
         return self.attempt - 1
