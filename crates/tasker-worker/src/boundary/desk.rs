@@ -209,8 +209,9 @@ impl Desk {
         self.news.notify_one();
     }
 
-    /// What there is by then at the latest; `None` once the desk is closed and the last event is fetched.
-    pub(super) fn poll(&self, until: Instant) -> Option<Batch> {
+    /// What there is by then at the latest, or as soon as waiting is not wanted any more; `None` once the desk is closed
+    /// and the last event is fetched.
+    pub(super) fn poll(&self, until: Instant, is_wanted: impl Fn() -> bool) -> Option<Batch> {
         let mut inner = self.lock();
         loop {
             if inner.closed {
@@ -218,7 +219,7 @@ impl Desk {
                 return (!events.is_empty()).then(|| Batch { events, ..Batch::default() });
             }
             let left = until.saturating_duration_since(Instant::now());
-            if inner.has_news() || left.is_zero() {
+            if inner.has_news() || left.is_zero() || !is_wanted() {
                 break;
             }
             inner = self.news.wait_timeout(inner, left).expect("no panic while held").0;
@@ -278,6 +279,12 @@ impl Desk {
             None => Pulse::Unknown,
         };
         (!inner.closed).then(|| ids.iter().map(|id| (*id, pulse(id))).collect())
+    }
+
+    /// Lets those who wait look again whether they are to. With the lock, so that nobody is between looking and waiting.
+    pub(super) fn wake(&self) {
+        let _looked = self.lock();
+        self.news.notify_all();
     }
 
     /// Ends every poll, now and later.

@@ -11,7 +11,7 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,10 @@ struct Running {
     /// How long the configuration lets handlers run on.
     grace: Duration,
 }
+
+/// Ends one poll early.
+#[derive(Debug, Default)]
+pub struct Interrupt(AtomicBool);
 
 /// Why a function of the boundary refuses.
 #[derive(Debug, thiserror::Error)]
@@ -166,11 +170,27 @@ impl Boundary {
     /// # Errors
     /// Where the worker has stopped.
     pub fn poll(&self, wait: Duration) -> Result<String, BoundaryError> {
+        self.poll_unless(wait, &Interrupt::default())
+    }
+
+    /// As [`Self::poll`]; [`Self::interrupt`] ends the wait, before it has begun or while it lasts. For interpreters that
+    /// want a thread back from a call that waits.
+    ///
+    /// # Errors
+    /// Where the worker has stopped.
+    pub fn poll_unless(&self, wait: Duration, interrupt: &Interrupt) -> Result<String, BoundaryError> {
         contained(|| {
             self.same_process()?;
-            let batch = self.desk.poll(Instant::now() + wait).ok_or(BoundaryError::Stopped)?;
+            let is_wanted = || !interrupt.0.load(Ordering::Relaxed);
+            let batch = self.desk.poll(Instant::now() + wait, is_wanted).ok_or(BoundaryError::Stopped)?;
             Ok(message::batch(&batch))
         })
+    }
+
+    /// Ends the poll that was given this; it answers what there is.
+    pub fn interrupt(&self, interrupt: &Interrupt) {
+        interrupt.0.store(true, Ordering::Relaxed);
+        self.desk.wake();
     }
 
     /// Takes outcomes; answers for each whether its attempt still waited for it.
