@@ -51,7 +51,7 @@ function nameOf(error: unknown): string {
   if (error instanceof Error) {
     return String(error.name || error.constructor.name);
   }
-  return typeof error === "object" && error !== null ? (error.constructor?.name ?? "Object") : typeof error;
+  return typeof error === "object" && error !== null ? String(error.constructor?.name ?? "Object") : typeof error;
 }
 
 function messageOf(error: unknown): string {

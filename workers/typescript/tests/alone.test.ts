@@ -130,6 +130,12 @@ test("errors say what becomes of the attempt", async () => {
   expect(await said(new PermanentError("no", { errorType: "card" }))).toEqual(["card", false, undefined, "no"]);
   expect(await said(new TypeError("odd"))).toEqual(["handler_error", true, undefined, "TypeError: odd"]);
   expect(await said("text")).toEqual(["handler_error", true, undefined, "string: text"]);
+  expect(await said({ constructor: { name: Number.NaN } })).toEqual([
+    "handler_error",
+    true,
+    undefined,
+    expect.anything(),
+  ]);
   expect(await said(undefined)).toEqual(["handler_error", true, undefined, "undefined"]);
   expect(ErrorClassifier.isRetryable(new NetworkError("x"))).toBe(true);
   expect(ErrorClassifier.isPermanent(new PermanentError("x"))).toBe(true);
@@ -137,6 +143,8 @@ test("errors say what becomes of the attempt", async () => {
     static override readonly errorType = "own";
   }
   expect(await said(new Own("mine"))).toEqual(["own", false, undefined, "mine"]);
+  const ofAnotherCopy = { [Symbol.for("tasker.StepFailure")]: true, retryable: false, errorType: "far", metadata: {} };
+  expect(await said(Object.assign(new Error("x"), ofAnotherCopy))).toEqual(["far", false, undefined, "x"]);
 });
 
 test("plain values are results", async () => {

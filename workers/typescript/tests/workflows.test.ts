@@ -159,6 +159,15 @@ test.each(
   }
 });
 
+test("the stack of an error that nobody meant is in the log", async () => {
+  const unmeant = await server.run("single", { raise: "aggregate" });
+  const meant = await server.run("single", { do: "later" });
+  const told = (steps: Told) => `only of task ${steps.task} failed at attempt 1: `;
+  await eventually("both are told", () => worker.errors().includes(told(meant)));
+  expect(worker.errors()).toContain(`${told(unmeant)}AggregateError: outer\nAggregateError: outer\n    at `);
+  expect(worker.errors()).toMatch(new RegExp(`${told(meant)}not yet\n(?! )`));
+});
+
 test("many handlers run at once", async () => {
   const context = { do: "meet", folder: scratch(), count: 40 };
   const tasks = await Promise.all(Array.from({ length: 40 }, () => server.create("single", context)));
