@@ -236,6 +236,26 @@ RSpec.describe "processes" do
     expect(said).to eq("the end\n")
   end
 
+  it "starts, runs steps and stops while garbage is collected at every allocation and all is moved" do
+    tasks = Array.new(2) { server.create("single", { text: "é" }) }
+    printed(<<~'RUBY')
+      require "tasker_core"
+      include TaskerCore::StepHandler::Functional
+      done = Queue.new
+      step_handler("flows.single") do |context|
+        done << 1
+        { input: context.input_data, values: [1.5, "\u{1f600}"] }
+      end
+      GC.auto_compact = true if GC.respond_to?(:auto_compact=)
+      GC.stress = true
+      TaskerCore::Worker::Bootstrap.start!
+      2.times { done.pop }
+      TaskerCore::Worker::Bootstrap.stop!
+    RUBY
+    results = tasks.map { |task| server.wait(task) && server.steps(task)["only"]["results"] }
+    expect(results.uniq).to eq(["input" => { "text" => "é" }, "values" => [1.5, "\u{1f600}"]])
+  end
+
   it "starts and stops a hundred times without leaving threads behind" do
     said = printed(<<~'RUBY')
       require "tasker_core"
