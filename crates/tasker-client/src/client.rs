@@ -12,6 +12,7 @@ mod sse;
 use std::time::Duration;
 
 use futures::Stream;
+use reqwest::header::{HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,6 +58,7 @@ pub enum Waited {
 /// An answer's status and text, before it is read as a type.
 struct Answer {
     status: StatusCode,
+    retry_after: Option<Duration>,
     body: Vec<u8>,
     path: String,
 }
@@ -394,8 +396,10 @@ impl Client {
     async fn collect(&self, response: Response) -> Result<Answer, ClientError> {
         let status = response.status();
         let path = response.url().path().to_owned();
+        let seconds = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds).map(Duration::from_secs);
         let body = response.bytes().await.map_err(|error| self.failed(error))?.to_vec();
-        Ok(Answer { status, body, path })
+        Ok(Answer { status, retry_after, body, path })
     }
 
     fn failed(&self, error: reqwest::Error) -> ClientError {
@@ -410,6 +414,6 @@ impl Answer {
     }
 
     fn refusal(&self) -> ClientError {
-        ClientError::refusal(self.status.as_u16(), &self.body)
+        ClientError::refusal(self.status.as_u16(), self.retry_after, &self.body)
     }
 }

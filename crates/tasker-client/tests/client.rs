@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use serde_json::{Value, json};
+use tasker_client::calls::Calls;
 use tasker_client::client::Waited;
 use tasker_client::types::{TaskRequest, TaskState};
 use tasker_client::{Client, ClientError};
@@ -120,6 +121,39 @@ async fn a_refusal_is_reported_with_its_code_and_not_repeated() {
     assert!(error.is_code("VALIDATION"), "{error:?}");
     assert_eq!(error.to_string(), "No. (VALIDATION)");
     assert_eq!(requests.await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_json_in_both_directions_and_read_strictly() {
+    let busy = answer("503 Service Unavailable\r\nRetry-After: 7", &refusal("OVERLOADED"));
+    let (client, requests) = serve(vec![answer("200 OK", &task("complete")), busy, "nonsense".to_owned()]).await;
+    let url = client.address().to_owned();
+    let calling = tokio::task::spawn_blocking(move || {
+        let calls = Calls::new(url);
+        let call = |message: &str| serde_json::from_str::<Value>(&calls.call(message)).unwrap();
+        let get = json!({"operation": "get_task", "arguments": {"task_uuid": TASK}}).to_string();
+        let wait = get.replace("get_task", "wait_task");
+        let seen = call(&wait);
+        assert_eq!((&seen["answer"]["settled"], &seen["answer"]["task"]["status"]), (&json!(true), &json!("complete")));
+        let refused = json!({"code": "OVERLOADED", "message": "No.", "status": 503, "retry_after": 7, "details": {}});
+        assert_eq!(call(&get), json!({ "error": refused }));
+        assert_eq!(call(&get)["error"]["code"], "UNREACHABLE");
+        for (message, told) in [
+            ("{", "EOF"),
+            (r#"{"operation": "make_tea"}"#, "no operation `make_tea`"),
+            (r#"{"operation": "get_task"}"#, "missing field `task_uuid`"),
+            (r#"{"operation": "list_tasks", "arguments": {"statsu": "error"}}"#, "unknown field `statsu`"),
+            (r#"{"operation": "health_check", "arguments": {"deep": true}}"#, "unknown field `deep`"),
+            (r#"{"operation": "get_task", "arguments": {}, "url": "x"}"#, "unknown field `url`"),
+        ] {
+            let error = call(message)["error"].clone();
+            assert_eq!((&error["code"], &error["status"]), (&json!("USAGE"), &Value::Null), "{message}");
+            assert!(error["message"].as_str().unwrap().contains(told), "{message}: {error}");
+        }
+        assert!(Calls::new("ftp://x").call(&get).contains(r#""code":"USAGE""#));
+    });
+    calling.await.unwrap();
+    assert_eq!(requests.await.unwrap().len(), 3);
 }
 
 #[tokio::test]

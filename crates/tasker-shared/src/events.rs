@@ -49,6 +49,9 @@ pub struct DomainEvent {
     pub occurred_at: DateTime<Utc>,
     /// The step's result or error, or what a publisher made of it.
     pub payload: Box<RawValue>,
+    /// What its publisher says beside the payload: an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Box<RawValue>>,
 }
 
 /// What came of an attempt.

@@ -152,7 +152,7 @@ async fn run_to_the_end(
 }
 
 /// The checkpoint that a run ended with; `None` where it was the last run of the attempt.
-fn stop_on_the_way<'a>(
+pub(crate) fn stop_on_the_way<'a>(
     limits: &Limits,
     returned: &'a Result<StepOutcome, StepError>,
 ) -> Option<Result<&'a RawValue, StepError>> {

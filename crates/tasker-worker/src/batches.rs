@@ -39,7 +39,7 @@ pub struct BatchFailure<'a> {
 }
 
 impl Batches {
-    fn new(template: &Template, expansion: Expansion, result: Option<&RawValue>) -> Self {
+    pub(crate) fn new(template: &Template, expansion: Expansion, result: Option<&RawValue>) -> Self {
         let cursors = result.map(cursors).unwrap_or_default();
         let id = |at: usize| cursors.get(at).map_or(NO_BATCH, |cursor: &Cursor| cursor.batch_id.as_str());
         let names = (0..expansion.count as usize).map(|at| worker_name(template, expansion.worker, id(at))).collect();

@@ -24,13 +24,22 @@ use tasker_shared::telemetry::Metrics;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::mapped::{Asked, Kind, Mapped, Said};
 use crate::plans::Plan;
 
 /// Events that wait for one subscriber: enough for a burst, and no more than some megabytes of ordinary results.
 const INBOX: usize = 1024;
 
-/// A payload mapping: what is published instead of the event's own payload; `None` publishes nothing.
-pub(crate) type Publisher = Arc<dyn Fn(&DomainEvent) -> Option<Value> + Send + Sync>;
+/// What is published instead of the event's own payload; `None` publishes nothing.
+type MapPayload = dyn Fn(&DomainEvent) -> Option<Value> + Send + Sync;
+
+/// A payload mapping.
+#[derive(Clone)]
+pub(crate) enum Publisher {
+    Here(Arc<MapPayload>),
+    /// In another language: what it made of the event comes with the outcome.
+    Beyond,
+}
 
 /// What a subscriber does with an event.
 type Hear = Arc<dyn Fn(Arc<DomainEvent>) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -99,7 +108,6 @@ pub(crate) struct Publishing {
 }
 
 /// What the outcome of a claimed step will publish.
-#[derive(Clone)]
 pub(crate) struct Publication {
     shared: Arc<Publishing>,
     plan: Arc<Plan>,
@@ -107,6 +115,8 @@ pub(crate) struct Publication {
     /// The last attempt that the step may have.
     limit: u32,
     step_name: String,
+    /// By publishers in other languages.
+    pub(crate) said: Said,
 }
 
 impl fmt::Debug for Publication {
@@ -137,19 +147,37 @@ impl Publication {
             return None;
         }
         let (shared, plan) = (Arc::clone(shared), Arc::clone(plan));
-        Some(Arc::new(Self { shared, plan, pattern, limit, step_name: step_name.to_owned() }))
+        let (step_name, said) = (step_name.to_owned(), Said::default());
+        Some(Arc::new(Self { shared, plan, pattern, limit, step_name, said }))
+    }
+
+    /// What publishers in other languages are to be asked about.
+    pub(crate) fn asked(&self, attempt: u32) -> Vec<Asked<'_>> {
+        let declared = self.plan.template.step(self.pattern).publishes_events.iter();
+        let asked = declared.filter(|declared| self.heard(declared)).filter_map(|declared| {
+            let publisher = declared.publisher.as_deref()?;
+            let Publisher::Beyond = self.shared.publishers.get(publisher)? else { return None };
+            let on: Vec<Kind> =
+                Kind::ALL.into_iter().filter(|kind| self.applies(declared.condition, attempt, *kind)).collect();
+            let (name, condition, delivery_mode) = (&declared.name, declared.condition, declared.delivery_mode);
+            (!on.is_empty()).then_some(Asked { name, publisher, condition, delivery_mode, on })
+        });
+        asked.collect()
+    }
+
+    fn heard(&self, declared: &PublishedEvent) -> bool {
+        declared.delivery_mode != DeliveryMode::Fast || self.shared.subscribers.want(&declared.name)
     }
 
     fn events(&self, claim: &Claim, outcome: &ReportedOutcome, ended_at: Timestamp) -> Vec<Published> {
         let declared = &self.plan.template.step(self.pattern).publishes_events;
-        let mut events = Vec::new();
+        let (kind, mut events) = (Kind::of(outcome), Vec::new());
         for (declared, validator) in declared.iter().zip(self.plan.event_validators(self.pattern)) {
-            let heard = declared.delivery_mode != DeliveryMode::Fast || self.shared.subscribers.want(&declared.name);
-            if !heard || !self.applies(declared.condition, claim.attempt, outcome) {
+            if !self.heard(declared) || !self.applies(declared.condition, claim.attempt, kind) {
                 continue;
             }
             let event = self.plain(declared, claim, outcome, ended_at);
-            match self.mapped(declared, event).and_then(|event| valid(validator.as_ref(), event)) {
+            match self.mapped(declared, kind, event).and_then(|event| valid(validator.as_ref(), event)) {
                 Ok(Some(event)) => {
                     events.push(Published { event: Arc::new(event), delivery: declared.delivery_mode });
                 }
@@ -165,10 +193,10 @@ impl Publication {
     }
 
     /// By the rule that the server decides on the attempt with.
-    fn applies(&self, condition: PublishCondition, attempt: u32, outcome: &ReportedOutcome) -> bool {
-        let succeeded = matches!(outcome, ReportedOutcome::Success { .. });
-        let retryable = matches!(outcome, ReportedOutcome::Failure { retryable: true, .. });
-        let retried = retryable && self.plan.template.step(self.pattern).retry.retryable && attempt < self.limit;
+    fn applies(&self, condition: PublishCondition, attempt: u32, outcome: Kind) -> bool {
+        let succeeded = outcome == Kind::Success;
+        let retried =
+            outcome == Kind::Retryable && self.plan.template.step(self.pattern).retry.retryable && attempt < self.limit;
         match condition {
             PublishCondition::Always => true,
             PublishCondition::Success => succeeded,
@@ -211,24 +239,46 @@ impl Publication {
             error_type,
             occurred_at: to_sql(ended_at),
             payload,
+            metadata: None,
         }
     }
 
     /// The event as its publisher wants it.
-    fn mapped(&self, declared: &PublishedEvent, event: DomainEvent) -> Result<Option<DomainEvent>, String> {
+    fn mapped(
+        &self,
+        declared: &PublishedEvent,
+        outcome: Kind,
+        event: DomainEvent,
+    ) -> Result<Option<DomainEvent>, String> {
         let Some(name) = &declared.publisher else { return Ok(Some(event)) };
         // Without it the step would not have been run here.
         let publisher = self.shared.publishers.get(name).ok_or_else(|| format!("no publisher `{name}`"))?;
-        let payload = catch_unwind(AssertUnwindSafe(|| publisher(&event)));
-        let payload = payload.map_err(|_| format!("the publisher `{name}` panicked"))?;
-        let Some(payload) = payload.map(|payload| raw(&payload)) else { return Ok(None) };
-        let limits = &self.shared.config.limits;
-        if payload.get().len() > limits.payload_bytes {
-            return Err(format!("the payload is larger than {} bytes", limits.payload_bytes));
+        let mapped = match publisher {
+            Publisher::Here(publisher) => {
+                let payload = catch_unwind(AssertUnwindSafe(|| publisher(&event)));
+                let payload = payload.map_err(|_| format!("the publisher `{name}` panicked"))?;
+                payload.map_or(Mapped::Nothing, |payload| Mapped::Payload { payload: raw(&payload), metadata: None })
+            }
+            Publisher::Beyond => self.said.of(outcome, &declared.name, name)?,
+        };
+        match mapped {
+            Mapped::Payload { payload, metadata } => {
+                self.acceptable("payload", &payload)?;
+                metadata.as_ref().map_or(Ok(()), |metadata| self.acceptable("metadata", metadata))?;
+                Ok(Some(DomainEvent { payload, metadata, ..event }))
+            }
+            Mapped::Nothing => Ok(None),
+            Mapped::Failed(why) => Err(format!("the publisher `{name}` failed: {why}")),
         }
-        let checked = portable::check(payload.get(), limits.json_depth);
-        checked.map_err(|offence| format!("the payload at `{}` {}", offence.path, offence.what))?;
-        Ok(Some(DomainEvent { payload, ..event }))
+    }
+
+    fn acceptable(&self, what: &str, json: &RawValue) -> Result<(), String> {
+        let limits = &self.shared.config.limits;
+        if json.get().len() > limits.payload_bytes {
+            return Err(format!("the {what} is larger than {} bytes", limits.payload_bytes));
+        }
+        let checked = portable::check(json.get(), limits.json_depth);
+        checked.map_err(|offence| format!("the {what} at `{}` {}", offence.path, offence.what))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::batches::Batches;
 use crate::checkpoints::Checkpoint;
 use crate::complete_in::Completion;
 use crate::encode;
+use crate::events::Publication;
 use crate::field::field;
 
 /// User code that runs one step. It may run more than once for the same step: see
@@ -239,6 +240,11 @@ impl StepContext {
     /// Waits until [`Self::is_cancelled`].
     pub async fn cancelled(&self) {
         self.0.cancelled.cancelled().await;
+    }
+
+    /// What the outcome will publish.
+    pub(crate) fn publication(&self) -> Option<&Publication> {
+        self.0.completion.as_ref()?.publication.as_deref()
     }
 
     fn template_of_step(&self) -> &StepTemplate {

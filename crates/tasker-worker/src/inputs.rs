@@ -37,9 +37,9 @@ pub(crate) struct Wanted {
     is_retry: bool,
     pub(crate) ancestors: Arc<[StepIndex]>,
     /// Those of them that failed alone: batch workers.
-    failed: Vec<StepIndex>,
+    pub(crate) failed: Vec<StepIndex>,
     /// The batches whose workers it sees, itself among them.
-    expansions: Vec<Expansion>,
+    pub(crate) expansions: Vec<Expansion>,
     template: Arc<Template>,
 }
 

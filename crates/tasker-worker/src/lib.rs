@@ -18,6 +18,7 @@ mod handler;
 mod heartbeat;
 mod held;
 mod inputs;
+mod mapped;
 mod outage;
 mod plans;
 mod registry;

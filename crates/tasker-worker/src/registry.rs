@@ -179,7 +179,12 @@ impl HandlerRegistry {
     {
         let name = name.into();
         assert!(!self.publishers.contains_key(&name), "a publisher named `{name}` is registered already");
-        self.publishers.insert(name, Arc::new(publisher));
+        self.publishers.insert(name, Publisher::Here(Arc::new(publisher)));
+    }
+
+    /// A publisher in another language.
+    pub(crate) fn register_publisher_beyond(&mut self, name: String) {
+        self.publishers.insert(name, Publisher::Beyond);
     }
 
     /// Hears fast and broadcast events of the steps that this worker runs: those whose whole name matches the glob (`*`

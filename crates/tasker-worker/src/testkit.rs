@@ -60,6 +60,31 @@ impl Attempt {
     pub fn number(self, attempt: u32) -> Self {
         Self { attempt, ..self }
     }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.template.steps[self.step.at()].timeout_ms)
+    }
+
+    /// What its handler sees, beginning now.
+    pub(crate) fn context(&self) -> StepContext {
+        StepContext(Arc::new(handler::Attempt {
+            task: TaskId::new(0, 0),
+            step: self.step,
+            pattern: self.step,
+            correlation_id: uuid::Uuid::nil(),
+            number: self.attempt,
+            limit: self.template.steps[self.step.at()].retry.max_attempts.max(1),
+            template: Arc::clone(&self.template),
+            deadline: Instant::now() + self.timeout(),
+            cancelled: CancellationToken::new(),
+            input: Arc::clone(&self.context),
+            results: self.results.clone(),
+            failures: Vec::new(),
+            batches: Vec::new(),
+            checkpoint: None,
+            completion: None,
+        }))
+    }
 }
 
 /// Calls a handler as a worker would: within the step's time, a panic contained, a result checked against the default
@@ -68,26 +93,8 @@ impl Attempt {
 /// # Errors
 /// What would be reported as the attempt's failure.
 pub async fn call(handler: &dyn StepHandler, attempt: Attempt) -> Result<StepOutcome, StepError> {
-    let Attempt { template, step, attempt, context, results } = attempt;
-    let timeout = Duration::from_millis(template.steps[step.at()].timeout_ms);
-    let plan = Plans::default().of(&template);
-    let ctx = StepContext(Arc::new(handler::Attempt {
-        task: TaskId::new(0, 0),
-        step,
-        pattern: step,
-        correlation_id: uuid::Uuid::nil(),
-        number: attempt,
-        limit: template.steps[step.at()].retry.max_attempts.max(1),
-        template,
-        deadline: Instant::now() + timeout,
-        cancelled: CancellationToken::new(),
-        input: context,
-        results,
-        failures: Vec::new(),
-        batches: Vec::new(),
-        checkpoint: None,
-        completion: None,
-    }));
+    let timeout = attempt.timeout();
+    let (plan, step, ctx) = (Plans::default().of(&attempt.template), attempt.step, attempt.context());
     let returned = attempt::call(handler, ctx, timeout).await;
     attempt::checked(&Config::default().limits, &plan, step, returned)
 }

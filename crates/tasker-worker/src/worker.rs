@@ -348,6 +348,12 @@ impl RunningWorker {
         self.shared.find_queues().await
     }
 
+    /// The same, apart from this worker: another task may do it.
+    pub(crate) fn look_again(&self) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.find_queues().await }
+    }
+
     /// Stops claiming, lets running handlers end and reports go out for as long as the grace lasts, then
     /// leaves. Handlers that run on are dropped; their leases end and their steps are tried again.
     pub async fn stop(self) {

@@ -40,6 +40,13 @@ impl Side {
         json!({"version": version, "handlers": handlers, "variables": variables}).to_string()
     }
 
+    /// With these keys of the start message beside the handler.
+    fn start_with(&self, more: &Value) -> Boundary {
+        let mut message: Value = serde_json::from_str(&self.message(VERSION, &["h"], &[])).unwrap();
+        message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Boundary::start(&message.to_string()).unwrap()
+    }
+
     fn start(&self, more: &[(&str, &str)]) -> Boundary {
         Boundary::start(&self.message(VERSION, &["h"], more)).unwrap()
     }
@@ -115,6 +122,8 @@ fn a_step_crosses_with_all_that_its_handler_sees_and_its_result_comes_back_uncha
     assert!((1..=5_000).contains(&step["ms_left"].as_u64().unwrap()), "{step}");
     assert_eq!((&step["method"], pulse(&boundary, &step["id"])), (&json!("other"), "running".to_owned()));
     let result = r#"{"b":1.50,"a":[1e2,"é\n"],"nested":{"z":null}}"#;
+    let worker: Value = serde_json::from_str(&boundary.heartbeat(r#"{"ids":[]}"#).unwrap()).unwrap();
+    assert_eq!((&worker["worker"]["running"], &worker["worker"]["database_answers"]), (&json!(1), &json!(true)));
     let id = &step["id"];
     let outcome = format!(r#"{{"id":{id},"type":"success","result":{result},"metadata":{{"took":"long"}}}}"#);
     assert_eq!(verdict(&boundary, &outcome), "accepted");
@@ -344,4 +353,190 @@ fn a_start_that_can_not_be_is_refused_and_many_starts_leave_nothing_behind() {
     side.runtime.block_on(gone);
     let version: Value = serde_json::from_str(&Boundary::version()).unwrap();
     assert_eq!(version["boundary"], json!(VERSION));
+}
+
+#[test]
+fn resolvers_are_asked_by_polls_and_what_they_have_is_claimed_and_announced() {
+    let side = Side::new(
+        "
+  - {name: first, handler: {callable: lazy.One, method: undo}}
+  - {name: second, handler: {callable: lazy.Two, resolver: by_path}, dependencies: [first]}
+  - {name: third, handler: lazy.Nowhere}",
+    );
+    side.task(json!({}));
+    let variables = json!({"DATABASE_URL": side.setup.db.url, "TASKER_ENV": "test"});
+    let message = json!({"version": VERSION, "handlers": {}, "resolvers": ["sql", "by_path"], "variables": variables});
+    let boundary = Boundary::start(&message.to_string()).unwrap();
+    let question = |resolver, callable, method| json!({"resolver": resolver, "callable": callable, "method": method});
+    let mut asked = Vec::new();
+    while asked.len() < 6 {
+        let batch: Value = serde_json::from_str(&boundary.poll(Duration::from_secs(20)).unwrap()).unwrap();
+        let questions = batch["questions"].as_array().unwrap();
+        assert!(!questions.is_empty() && batch["steps"] == json!([]), "{batch} after {asked:?}");
+        asked.extend(questions.clone());
+    }
+    for (callable, method) in [("lazy.One", "undo"), ("lazy.Two", "call"), ("lazy.Nowhere", "call")] {
+        let order: Vec<&str> = if callable == "lazy.Two" { vec!["by_path", "sql"] } else { vec!["sql", "by_path"] };
+        let expected: Vec<Value> = order.iter().map(|resolver| question(*resolver, callable, method)).collect();
+        let of: Vec<Value> = asked.iter().filter(|asked| asked["callable"] == callable).cloned().collect();
+        assert_eq!(of, expected, "the one that the template names, then in the order of the start");
+    }
+    let answers: Vec<Value> = asked
+        .into_iter()
+        .map(|mut question| {
+            let found = question["resolver"] == "by_path" && question["callable"] != "lazy.Nowhere";
+            question["found"] = json!(found);
+            question
+        })
+        .collect();
+    let answer = boundary.complete(&json!({"outcomes": [], "answers": answers}).to_string()).unwrap();
+    assert_eq!(answer, r#"{"verdicts":[]}"#);
+    let first = step(&boundary);
+    let told = [&first["step_name"], &first["method"], &first["resolver"]];
+    assert_eq!(told, [&json!("first"), &json!("undo"), &json!("by_path")]);
+    assert_eq!(complete(&boundary, &first["id"], json!({"type": "success", "result": 1})), "accepted");
+    let names = "ARRAY['@by_path', '@sql', 'lazy.One#undo', 'lazy.Two@by_path']";
+    let announced = format!("SELECT EXISTS (SELECT FROM tasker.workers WHERE handlers = {names})");
+    side.runtime.block_on(side.setup.until(&announced));
+    boundary.stop(None).unwrap();
+    for resolvers in [json!([""]), json!(["a", "a"])] {
+        let message =
+            json!({"version": VERSION, "handlers": {}, "resolvers": resolvers, "variables": variables}).to_string();
+        assert_eq!(Boundary::start(&message).unwrap_err().code(), "bad_message", "{resolvers}");
+    }
+}
+
+const EVENTS: &str = "
+  - name: only
+    handler: h
+    retry: {max_attempts: 1}
+    result_schema: {not: {const: refused}}
+    publishes_events:
+      - {name: paid, publisher: mask}
+      - {name: tried, condition: always, delivery_mode: broadcast, publisher: mask}
+      - {name: again, condition: retryable_failure, publisher: mask}
+      - {name: unheard, delivery_mode: fast, publisher: mask}
+      - {name: plain, delivery_mode: fast}";
+
+/// What the namespace's queue of events has, each as `name payload metadata`.
+fn durable(side: &Side) -> String {
+    side.text(
+        "SELECT coalesce(string_agg(concat_ws(' ', message ->> 'name', message -> 'payload', message -> 'metadata'),
+            ', ' ORDER BY msg_id), '') FROM pgmq.q_here_domain_events",
+    )
+}
+
+#[test]
+fn publishers_are_asked_with_the_step_and_answer_with_the_outcome_and_subscribers_hear_by_glob() {
+    let side = Side::new(EVENTS);
+    let boundary = side.start_with(&json!({"publishers": ["mask"], "subscriptions": ["tr*", "plai?"]}));
+    side.task(json!({}));
+    let step = step(&boundary);
+    let asked = |name, condition, delivery, on: &[&str]| json!({"name": name, "publisher": "mask", "condition": condition, "delivery_mode": delivery, "on": on});
+    let expected = json!([
+        asked("paid", "success", "durable", &["success"]),
+        asked("tried", "always", "broadcast", &["success", "retryable", "permanent"])
+    ]);
+    assert_eq!(step["publishes"], expected, "nothing that nobody hears, and nothing that can't come");
+    let events = json!([
+        {"name": "paid", "publisher": "mask", "payload": {"card": "…11"}, "metadata": {"by": "mask"}},
+        {"name": "tried", "publisher": "mask", "payload": null},
+        {"name": "never declared", "publisher": "mask", "payload": 1}
+    ]);
+    complete(&boundary, &step["id"], json!({"type": "success", "result": {"card": "4711"}, "events": events}));
+    assert_eq!(heard(&boundary, 2), [r#"plai? plain {"card":"4711"}"#, "tr* tried null"]);
+    assert_eq!(durable(&side), r#"paid {"card": "…11"} {"by": "mask"}, tried null"#);
+    boundary.stop(None).unwrap();
+}
+
+#[test]
+fn a_mapping_that_is_missing_or_failed_is_not_published_and_the_outcome_stays_as_it_is() {
+    let side = Side::new(EVENTS);
+    let boundary = side.start_with(&json!({"publishers": ["mask"]}));
+    let said = |more: Value| {
+        let mut event = json!({"name": "paid", "publisher": "mask"});
+        event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"type": "success", "result": 1, "events": [event]})
+    };
+    let refused = json!({"type": "success", "result": "refused", "events": [
+        {"name": "paid", "publisher": "mask", "payload": 1}, {"name": "tried", "publisher": "mask", "payload": 1}]});
+    for (outcome, class) in [
+        (json!({"type": "success", "result": 1}), None),
+        (said(json!({"error": "KeyError: 'card'"})), None),
+        (said(json!({"skip": true})), None),
+        (said(json!({"payload": "\0"})), None),
+        (said(json!({"payload": 1, "metadata": "\0"})), None),
+        (refused, Some("result_schema")),
+        (said(json!({})), Some("invalid_outcome")),
+        (said(json!({"payload": 1, "skip": true})), Some("invalid_outcome")),
+        (said(json!({"payload": 1, "more": 1})), Some("invalid_outcome")),
+        (
+            json!({"type": "checkpoint_yield", "items_processed": 1, "events": said(json!({"skip": true}))["events"]}),
+            Some("invalid_outcome"),
+        ),
+    ] {
+        let task = side.task(json!({}));
+        complete(&boundary, &step(&boundary)["id"], outcome.clone());
+        let stored = format!("SELECT EXISTS (SELECT FROM tasker.attempts WHERE task_uuid = '{task}')");
+        side.runtime.block_on(side.setup.until(&stored));
+        let outcome_of = if class.is_none() { "success" } else { "failure" };
+        assert_eq!(side.attempts(task), [(1, outcome_of.to_owned(), class.map(str::to_owned))], "{outcome}");
+        assert_eq!(durable(&side), "", "{outcome}");
+    }
+    boundary.stop(None).unwrap();
+}
+
+#[test]
+fn events_that_nobody_fetched_before_the_stop_are_fetched_after_it() {
+    let side = Side::new(EVENTS);
+    let boundary = side.start_with(&json!({"publishers": ["mask"], "subscriptions": ["*"]}));
+    side.task(json!({}));
+    let events = json!([{"name": "unheard", "publisher": "mask", "payload": 2}]);
+    complete(&boundary, &step(&boundary)["id"], json!({"type": "success", "result": 1, "events": events}));
+    boundary.stop(None).unwrap();
+    assert_eq!(heard(&boundary, 2), ["* plain 1", "* unheard 2"]);
+    assert_eq!(boundary.poll(Duration::ZERO).unwrap_err().code(), "stopped");
+}
+
+/// Polls until so many events have come; each as `subscription name payload`, sorted.
+fn heard(boundary: &Boundary, count: usize) -> Vec<String> {
+    let mut heard = Vec::new();
+    while heard.len() < count {
+        let batch: Value = serde_json::from_str(&boundary.poll(Duration::from_secs(20)).unwrap()).unwrap();
+        let events = batch["events"].as_array().unwrap();
+        assert!(!events.is_empty(), "no more than {heard:?}");
+        let told = |told: &Value| {
+            let (subscription, event) = (told["subscription"].as_str().unwrap(), &told["event"]);
+            format!("{subscription} {} {}", event["name"].as_str().unwrap(), event["payload"])
+        };
+        heard.extend(events.iter().map(told));
+    }
+    heard.sort();
+    heard
+}
+
+#[test]
+fn a_rehearsal_hands_out_its_steps_without_a_database_and_ends() {
+    let handlers = json!({"rehearsed": ["call"]});
+    let variables = json!({"TASKER_ENV": "test", "TASKER__WORKER__CONCURRENCY": "3"});
+    let start = json!({"version": VERSION, "handlers": handlers, "variables": variables, "rehearsal": {"steps": 7}});
+    let boundary = Boundary::start(&start.to_string()).unwrap();
+    let mut seen = 0;
+    loop {
+        let batch = match boundary.poll(Duration::from_secs(20)) {
+            Ok(batch) => serde_json::from_str::<Value>(&batch).unwrap(),
+            Err(error) => break assert_eq!(error.code(), "stopped"),
+        };
+        let steps = batch["steps"].as_array().unwrap();
+        assert!((1..=3).contains(&steps.len()), "{batch}");
+        for step in steps {
+            assert_eq!((&step["handler_name"], &step["input"]["number"]), (&json!("rehearsed"), &json!(6)));
+            assert_eq!(complete(&boundary, &step["id"], json!({"type": "success", "result": 1})), "accepted");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 7);
+    let heart = json!({"ids": []}).to_string();
+    assert_eq!(boundary.heartbeat(&heart).unwrap_err().code(), "stopped");
+    assert_eq!(boundary.stop(None).unwrap_err().code(), "stopped");
 }

@@ -11,6 +11,8 @@ use tasker_client::GraphFormat;
 use tasker_client::types::TaskState;
 use uuid::Uuid;
 
+use crate::languages::{Folder, Language};
+
 pub(crate) use operate::{Account, AnalyticsCommand, CompleteStep, DlqCommand, RepairMany, RepairStep};
 pub(crate) use resource::{ResourceCommand, Which};
 
@@ -92,6 +94,9 @@ pub(crate) struct RunDev {
     /// Where the private PostgreSQL keeps its data [default: a folder of the user's]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Run a worker for the handlers of a folder too, such as python:./shop; may be repeated
+    #[arg(long = "worker", value_name = "LANGUAGE:DIR")]
+    pub(crate) workers: Vec<Folder>,
 }
 
 #[derive(Args, Debug)]
@@ -106,6 +111,15 @@ pub(crate) struct RunWorker {
     /// Claim from these namespaces only; may be repeated
     #[arg(long = "namespace", value_name = "NAMESPACE")]
     pub(crate) namespaces: Vec<String>,
+    /// Run handlers in this language instead, by its worker package
+    #[arg(long, value_enum, requires = "handlers")]
+    pub(crate) language: Option<Language>,
+    /// Where these handlers are
+    #[arg(long, value_name = "DIR", requires = "language")]
+    pub(crate) handlers: Option<PathBuf>,
+    /// Register the templates of this folder at the server first
+    #[arg(long, value_name = "DIR", requires = "language")]
+    pub(crate) templates: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod database;
 mod failure;
+mod languages;
 mod node;
 mod output;
 mod status;

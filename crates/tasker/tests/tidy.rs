@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom among our own crates. Anything else would turn an arrow of the architecture around.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("pgmq-notify", &[]),
     ("tasker-lifecycle", &[]),
     ("tasker-client", &["tasker-lifecycle"]),
@@ -28,8 +28,9 @@ const ARROWS: [(&str, &[&str]); 10] = [
         ],
     ),
     ("tasker-examples", &["tasker-client", "tasker-worker"]),
-    ("tasker-python", &["tasker-worker"]),
+    ("tasker-python", &["tasker-client", "tasker-worker"]),
     ("tasker-ruby", &["tasker-worker"]),
+    ("tasker-typescript", &["tasker-worker"]),
 ];
 
 /// What would make a decision depend on more than its arguments.

@@ -1,11 +1,12 @@
-//! `tasker_core._native`: the six functions of the boundary, with the GIL released while they wait.
+//! `tasker_core._native`: the functions of the boundary and the client, with the GIL released while they wait.
 
 use std::time::Duration;
 
 use pyo3::create_exception;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use tasker_worker::boundary::{Boundary, BoundaryError};
+use tasker_client::calls::Calls;
+use tasker_worker::boundary::{self, Boundary, BoundaryError};
 
 create_exception!(_native, NativeError, PyRuntimeError, "The boundary refuses; the arguments are (code, message).");
 
@@ -43,6 +44,56 @@ impl Worker {
     }
 }
 
+/// A client of one server.
+#[pyclass(frozen)]
+#[derive(Debug)]
+struct Client(Calls);
+
+#[pymethods]
+impl Client {
+    /// Of the server at this address; without one, of the configuration's.
+    #[new]
+    #[pyo3(signature = (url=None))]
+    fn new(url: Option<String>) -> PyResult<Self> {
+        let url = url.map_or_else(boundary::orchestration_url, Ok).map_err(raised)?;
+        Ok(Self(Calls::new(url)))
+    }
+
+    /// One operation, JSON, and its answer.
+    fn call(&self, py: Python<'_>, message: &str) -> String {
+        py.detach(|| self.0.call(message))
+    }
+}
+
+/// A task in memory.
+#[pyclass(frozen)]
+#[derive(Debug)]
+struct Simulation(boundary::Simulation);
+
+#[pymethods]
+impl Simulation {
+    /// Starts a task.
+    #[new]
+    fn new(message: &str) -> PyResult<Self> {
+        boundary::Simulation::start(message).map(Self).map_err(raised)
+    }
+
+    /// The steps that can run now.
+    fn next(&self) -> PyResult<String> {
+        self.0.next().map_err(raised)
+    }
+
+    /// Takes outcomes and answers what became of each.
+    fn complete(&self, message: &str) -> PyResult<String> {
+        self.0.complete(message).map_err(raised)
+    }
+
+    /// How the task is.
+    fn state(&self) -> PyResult<String> {
+        self.0.state().map_err(raised)
+    }
+}
+
 /// Starts a worker.
 #[pyfunction]
 fn start(py: Python<'_>, message: &str) -> PyResult<Worker> {
@@ -64,6 +115,8 @@ fn raised(error: BoundaryError) -> PyErr {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("NativeError", module.py().get_type::<NativeError>())?;
     module.add_class::<Worker>()?;
+    module.add_class::<Client>()?;
+    module.add_class::<Simulation>()?;
     module.add_function(wrap_pyfunction!(start, module)?)?;
     module.add_function(wrap_pyfunction!(version, module)?)
 }

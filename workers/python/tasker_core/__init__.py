@@ -4,10 +4,21 @@ Handlers are functions (:mod:`tasker_core.step_handler.functional`) or classes (
 ``python -m tasker_core worker --handlers DIR``, try one alone with :mod:`tasker_core.testing`.
 """
 
+from .client import TaskerClient
+from .domain_events import (
+    BasePublisher,
+    BaseSubscriber,
+    DefaultPublisher,
+    InProcessDomainEventPoller,
+    PublisherRegistry,
+    StepEventContext,
+    SubscriberRegistry,
+)
 from .errors import (
     AuthenticationError,
     AuthorizationError,
     BusinessLogicError,
+    ClientError,
     ConfigurationError,
     ErrorClassifier,
     NetworkError,
@@ -22,6 +33,23 @@ from .errors import (
     ValidationError,
     WorkerError,
 )
+from .former import (
+    BootstrapConfig,
+    EventBridge,
+    EventPoller,
+    StepExecutionSubscriber,
+    bootstrap_worker,
+    get_health_check,
+    get_metrics,
+    get_worker_config,
+    get_worker_status,
+    log_debug,
+    log_error,
+    log_info,
+    log_trace,
+    log_warn,
+    transition_to_graceful_shutdown,
+)
 from .registry import HandlerRegistry
 from .step_handler import ApiHandler, APIMixin, ApiResponse, Batchable, DecisionHandler, DecisionMixin, StepHandler
 from .step_handler.batchable import (
@@ -31,8 +59,9 @@ from .step_handler.batchable import (
     BatchWorkerOutcome,
     CursorConfig,
 )
+from .step_handler.decision import DecisionPointOutcome
 from .types import StepContext, StepHandlerResult
-from .worker import Worker, bootstrap_worker, current_step, is_worker_running, stop_worker
+from .worker import Worker, current_step, is_worker_running, stop_worker
 
 __all__ = [
     "APIMixin",
@@ -40,28 +69,42 @@ __all__ = [
     "ApiResponse",
     "AuthenticationError",
     "AuthorizationError",
+    "BasePublisher",
+    "BaseSubscriber",
     "BatchAggregationScenario",
     "BatchAnalyzerOutcome",
     "BatchWorkerContext",
     "BatchWorkerOutcome",
     "Batchable",
+    "BootstrapConfig",
     "BusinessLogicError",
+    "ClientError",
     "ConfigurationError",
     "CursorConfig",
     "DecisionHandler",
     "DecisionMixin",
+    "DecisionPointOutcome",
+    "DefaultPublisher",
     "ErrorClassifier",
+    "EventBridge",
+    "EventPoller",
     "HandlerRegistry",
+    "InProcessDomainEventPoller",
     "NetworkError",
     "NotFoundError",
     "PermanentError",
+    "PublisherRegistry",
     "RateLimitError",
     "ResourceContentionError",
     "RetryableError",
     "ServiceUnavailableError",
     "StepContext",
+    "StepEventContext",
+    "StepExecutionSubscriber",
     "StepHandler",
     "StepHandlerResult",
+    "SubscriberRegistry",
+    "TaskerClient",
     "TaskerError",
     "TimeoutError",
     "ValidationError",
@@ -69,6 +112,16 @@ __all__ = [
     "WorkerError",
     "bootstrap_worker",
     "current_step",
+    "get_health_check",
+    "get_metrics",
+    "get_worker_config",
+    "get_worker_status",
     "is_worker_running",
+    "log_debug",
+    "log_error",
+    "log_info",
+    "log_trace",
+    "log_warn",
     "stop_worker",
+    "transition_to_graceful_shutdown",
 ]

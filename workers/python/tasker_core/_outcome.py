@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from typing import Any, Optional
@@ -72,8 +73,9 @@ def said(error: BaseException) -> str:
         return f"its message can't be said: {type(second).__name__}"
 
 
-def encoded(attempt: str, result: StepHandlerResult) -> str:
-    """The boundary's outcome. What can't be encoded becomes a permanent failure that says where."""
+def encoded(attempt: str, result: StepHandlerResult) -> dict[str, str]:
+    """The boundary's outcome, each key with its JSON. What can't be encoded becomes a permanent failure that says
+    where."""
     try:
         return _encoded(attempt, result)
     except _portable.NotPortable as error:
@@ -84,7 +86,7 @@ def encoded(attempt: str, result: StepHandlerResult) -> str:
     return _encoded(attempt, why)
 
 
-def _encoded(attempt: str, result: StepHandlerResult) -> str:
+def _encoded(attempt: str, result: StepHandlerResult) -> dict[str, str]:
     encode = _portable.encode
     parts = {"id": encode("the id", attempt)}
     if result.checkpoint is not None and result.is_success:
@@ -103,6 +105,16 @@ def _encoded(attempt: str, result: StepHandlerResult) -> str:
         parts["retry_after_ms"] = encode("retry_after", _milliseconds(result.retry_after))
     if result.metadata and "checkpoint_yield" not in parts["type"]:
         parts["metadata"] = encode("the metadata", result.metadata)
+    return parts
+
+
+def plain(parts: dict[str, str]) -> dict[str, Any]:
+    """The values of JSON texts."""
+    return {key: json.loads(value) for key, value in parts.items()}
+
+
+def message(parts: dict[str, str]) -> str:
+    """An object of JSON texts."""
     return "{" + ",".join(f'"{key}":{value}' for key, value in parts.items()) + "}"
 
 

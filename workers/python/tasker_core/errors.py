@@ -131,6 +131,21 @@ class WorkerError(TaskerError):
         self.code = code
 
 
+class ClientError(TaskerError):
+    """The server refused a request, or none answered. ``code`` is one of docs/http-api.md's, or ``UNREACHABLE``,
+    ``TIMEOUT``, ``DECODE``, ``USAGE``; ``status`` the HTTP status, where there was an answer; ``retry_after`` the
+    seconds after which the server wants to be asked again, where it says so."""
+
+    def __init__(
+        self, code: str, message: str, status: Optional[int], retry_after: Optional[int], details: dict[str, Any]
+    ) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code = code
+        self.status = status
+        self.retry_after = retry_after
+        self.details = details
+
+
 class ErrorClassifier:
     """Whether trying again may help, by what was raised."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import logging
+import os
 import pkgutil
 import sys
 import threading
@@ -13,9 +15,10 @@ from types import ModuleType
 from typing import Any, Optional, Union
 
 from .errors import ConfigurationError
+from .resolvers import ClassLookup, HandlerClass, Resolver, handler_class
 from .step_handler.base import StepHandler
 
-HandlerClass = type[StepHandler]
+log = logging.getLogger("tasker_core")
 
 
 class HandlerRegistry:
@@ -25,6 +28,9 @@ class HandlerRegistry:
 
     def __init__(self) -> None:
         self._handlers: dict[str, HandlerClass] = {}
+        self._class_lookup = ClassLookup()
+        self._resolvers: dict[str, Resolver] = {}
+        self._resolved: dict[tuple[str, str, str], Optional[HandlerClass]] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -71,6 +77,31 @@ class HandlerRegistry:
         """The class of the handler of this name."""
         return self._handlers.get(name)
 
+    def register_resolver(self, name: str, resolver: Resolver) -> None:
+        """Registers what finds handlers by other means than their names; templates may name it
+        (``handler.resolver``). It is asked once about each callable and method, on a thread of its own."""
+        if name == ClassLookup.name or self._resolvers.setdefault(name, resolver) is not resolver:
+            raise ConfigurationError(f"a resolver named `{name}` is registered already")
+
+    def resolver_names(self) -> list[str]:
+        """Every resolver, in the order in which they are asked. The last is ``class_lookup``, where handlers were
+        discovered: it finds ``package.module.Class`` by its path, under what was discovered."""
+        return [*self._resolvers, *([ClassLookup.name] if self._class_lookup.roots else [])]
+
+    def find(self, name: str, method: str = "call", resolver: Optional[str] = None) -> Optional[HandlerClass]:
+        """The class that is registered under a name, or that a resolver finds. A resolver that raises knows nothing."""
+        if resolver is None:
+            return self._handlers.get(name)
+        asked = (resolver, name, method)
+        if asked not in self._resolved:
+            ask = self._class_lookup if resolver == ClassLookup.name else self._resolvers.get(resolver, lambda *_: None)
+            try:
+                self._resolved[asked] = handler_class(ask(name, method), method)
+            except BaseException:
+                log.exception("the resolver %s was asked for %s; it counts as knowing nothing", resolver, name)
+                self._resolved[asked] = None
+        return self._resolved[asked]
+
     def is_registered(self, name: str) -> bool:
         """Whether there is a handler of this name."""
         return name in self._handlers
@@ -87,11 +118,13 @@ class HandlerRegistry:
         """Forgets all."""
         with self._lock:
             self._handlers.clear()
+            self._resolved.clear()
 
     def discover_handlers(self, package: Union[str, ModuleType], base_class: HandlerClass = StepHandler) -> int:
         """Registers what the modules of a package define; answers how many. What they only import is left out."""
         module = importlib.import_module(package) if isinstance(package, str) else package
         modules = [module]
+        self._class_lookup.roots.add(module.__name__)
         for found in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
             modules.append(importlib.import_module(found.name))
         return sum(self._register_module(each, base_class) for each in modules)
@@ -113,6 +146,18 @@ class HandlerRegistry:
                 raise ConfigurationError(f"the module `{found.name}` of {path} is hidden by {origin}; rename it")
             count += self.discover_handlers(module)
         return count
+
+    def bootstrap_handlers(self, package: Union[str, ModuleType, None] = None) -> int:
+        """For code of Tasker 0.1.x: discovers a package's handlers, where one is named; answers how many there are."""
+        if package is not None:
+            self.discover_handlers(package)
+        return self.handler_count()
+
+    def template_discovery_info(self) -> dict[str, Any]:
+        """For code of Tasker 0.1.x: the folder of ``TASKER_TEMPLATE_PATH``, its files, and the handlers there are."""
+        folder = os.environ.get("TASKER_TEMPLATE_PATH")
+        files = [str(path) for path in Path(folder).rglob("*") if path.suffix in (".yaml", ".yml")] if folder else []
+        return {"template_path": folder, "template_files": sorted(files), "handlers": self.list_handlers()}
 
     def _register_module(self, module: ModuleType, base_class: HandlerClass) -> int:
         count = 0

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from ._record import Record
+
 
 @dataclass
 class StepHandlerResult:
@@ -99,8 +101,8 @@ class StepContext:
     """The errors of batch workers before this step that failed although it runs, by step name."""
     deadline: float = float("inf")
     """When the attempt's time is over, by ``time.monotonic()``."""
-    event: dict[str, Any] = field(default_factory=dict, repr=False)
-    """The step as the boundary said it."""
+    event: Record = field(default_factory=Record, repr=False)
+    """The step as the boundary said it; its keys are attributes too."""
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
     _pulse: Optional[Callable[[], bool]] = field(default=None, repr=False, compare=False)
 
@@ -130,12 +132,30 @@ class StepContext:
             batch_config=step["batch_config"],
             batch_failures=step["batch_failures"],
             deadline=time.monotonic() + step["ms_left"] / 1000,
-            event=step,
+            event=Record(step),
             _pulse=pulse,
         )
         if step["cancelled"]:
             context._cancelled.set()
         return context
+
+    @property
+    def task_sequence_step(self) -> dict[str, Any]:
+        """For handlers of Tasker 0.1.x: the task, the step and its definition as they were given there."""
+        task = {"task_uuid": self.task_uuid, "context": self.input_data, "correlation_id": self.correlation_id}
+        definition = {"callable": self.handler_name, "initialization": self.step_config}
+        return {
+            "task": {"task": task, "namespace_name": self.namespace, "task_name": self.event.get("template")},
+            "workflow_step": {
+                "workflow_step_uuid": self.step_uuid,
+                "name": self.step_name,
+                "attempts": self.retry_count,
+                "max_attempts": self.max_attempts,
+                "inputs": self.step_inputs,
+            },
+            "dependency_results": self.dependency_results,
+            "step_definition": {"name": self.step_name, "handler": definition},
+        }
 
     @property
     def retry_count(self) -> int:

@@ -7,12 +7,14 @@ import inspect
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any, Optional
 
 from . import _native, _outcome
 from ._threads import Threads
+from .domain_events import PublisherRegistry, SubscriberRegistry
 from .errors import WorkerError
 from .registry import HandlerRegistry
 from .step_handler.base import StepHandler
@@ -27,6 +29,9 @@ _SPARE_THREADS = 256
 
 _LAST_WORDS = 2.0
 """Seconds that coroutines have to end once nobody waits for them any more."""
+
+observers: list[Callable[[str, dict[str, Any]], None]] = []
+"""Who is told what happens to steps: the event's name, and the step or the outcome."""
 
 _current: ContextVar[Optional[StepContext]] = ContextVar("tasker_step", default=None)
 
@@ -50,26 +55,43 @@ class Worker:
     """A running worker. :func:`bootstrap_worker` makes the one of the process."""
 
     def __init__(
-        self, registry: Optional[HandlerRegistry] = None, variables: Optional[Mapping[str, str]] = None
+        self,
+        registry: Optional[HandlerRegistry] = None,
+        variables: Optional[Mapping[str, str]] = None,
+        rehearsal: Optional[int] = None,
     ) -> None:
-        """Starts. ``variables`` are those of the configuration, and win over the environment's."""
+        """Starts. ``variables`` are those of the configuration, and win over the environment's. With ``rehearsal``, it runs
+        so many steps made up in memory and ends, to be measured."""
         self.registry = registry or HandlerRegistry.instance()
+        self.publishers = PublisherRegistry.instance()
+        self.subscribers = SubscriberRegistry.instance()
         spoken = json.loads(_native.version())["boundary"]
         if spoken != BOUNDARY_VERSION:
             message = f"the extension module speaks version {spoken} of the boundary, this package {BOUNDARY_VERSION}"
             raise WorkerError("version_mismatch", message)
         classes = {name: self.registry.get_handler_class(name) for name in self.registry.list_handlers()}
         handlers = {name: list(each.handler_methods) for name, each in classes.items() if each is not None}
-        start = {"version": BOUNDARY_VERSION, "handlers": handlers, "variables": dict(variables or {})}
+        start = {
+            "version": BOUNDARY_VERSION,
+            "handlers": handlers,
+            "resolvers": self.registry.resolver_names(),
+            "publishers": self.publishers.names(),
+            "subscriptions": self.subscribers.globs(),
+            "variables": dict(variables or {}),
+        }
+        if rehearsal is not None:
+            start["rehearsal"] = {"steps": rehearsal}
         self._native = _refusals(_native.start, json.dumps(start))
-        about = json.loads(self._native.about())
+        about = self.about = json.loads(self._native.about())
         self.worker_id: str = about["worker_id"]
         self.concurrency: int = about["concurrency"]
+        self.orchestration_url: str = about["orchestration_url"]
         self._threads = Threads(self.concurrency + _SPARE_THREADS)
         self._runs: dict[str, _Run] = {}
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_loop_error)
         self._ended = threading.Event()
+        self.subscribers.start_all()
         threading.Thread(target=self._loop.run_forever, name="tasker-loop", daemon=True).start()
         threading.Thread(target=self._poll, name="tasker-poll", daemon=True).start()
 
@@ -79,7 +101,18 @@ class Worker:
             raise WorkerError("stop_in_handler", "a handler can't stop its worker: it would wait for itself")
         _refusals(self._native.stop, None if grace is None else int(grace * 1000))
         self._ended.wait(_LAST_WORDS)
+        self.subscribers.stop_all()
         asyncio.run_coroutine_threadsafe(self._abandon(), self._loop)
+
+    def status(self) -> dict[str, Any]:
+        """How it is: ``running`` steps, ``database_answers``, ``stopping``."""
+        how: dict[str, Any] = json.loads(_refusals(self._native.heartbeat, '{"ids":[]}'))["worker"]
+        return how
+
+    @property
+    def success(self) -> bool:
+        """Whether it was started. Where it can't be, :func:`bootstrap_worker` raises."""
+        return True
 
     def is_running(self) -> bool:
         """Whether it fetches steps."""
@@ -109,6 +142,10 @@ class Worker:
                     self._notice(notice["id"], notice["notice"])
                 for step in batch["steps"]:
                     self._begin(step)
+                if batch["questions"]:
+                    threading.Thread(target=self._resolve, args=(batch["questions"],), daemon=True).start()
+                for told in batch["events"]:
+                    self.subscribers.tell(told["subscription"], told["event"])
         except _native.NativeError as error:
             if error.args[0] != "stopped":
                 log.error("the worker ended: %s", error.args[1])
@@ -128,6 +165,7 @@ class Worker:
 
     def _begin(self, step: dict[str, Any]) -> None:
         attempt = step["id"]
+        _observed("step.execution.received", step)
         run = _Run(attempt, step["method"], StepContext.from_message(step, lambda: self._pulse(attempt)))
         self._runs[attempt] = run
         try:
@@ -136,7 +174,7 @@ class Worker:
             self._end(run, _outcome.failed(run.context, error))
 
     def _hand_over(self, run: _Run, step: dict[str, Any]) -> None:
-        handler = self.registry.get_handler_class(step["handler_name"])
+        handler = self.registry.find(step["handler_name"], run.method, step["resolver"])
         if handler is None:
             self._end(run, StepHandlerResult.failure(f"the handler `{step['handler_name']}` was unregistered"))
         elif inspect.iscoroutinefunction(getattr(handler, run.method, None)):
@@ -171,12 +209,29 @@ class Worker:
     def _end(self, run: _Run, result: StepHandlerResult) -> None:
         self._runs.pop(run.id, None)
         try:
-            self._native.complete('{"outcomes":[' + _outcome.encoded(run.id, result) + "]}")
+            parts = _outcome.encoded(run.id, result)
+            events = self.publishers.mappings(run.context, parts)
+            if events:
+                parts["events"] = "[" + ",".join(event.encoded() for event in events) + "]"
+            said = json.loads(self._native.complete('{"outcomes":[' + _outcome.message(parts) + "]}"))
+            ended = {'"success"': "step.execution.completed", '"failure"': "step.execution.failed"}.get(parts["type"])
+            if observers and ended is not None:
+                _observed(ended, _outcome.plain(parts))
+            if said["verdicts"] == ["accepted"]:
+                for event in events:
+                    event.handed_in()
         except _native.NativeError as error:
             if error.args[0] != "stopped":
                 log.error("an outcome of %s was refused: %s", run.context.step_name, error.args[1])
         except BaseException:
             log.exception("an outcome of %s could not be handed in", run.context.step_name)
+
+    def _resolve(self, questions: list[dict[str, Any]]) -> None:
+        """Asks resolvers, which may import: the steps that wait need not wait for that."""
+        for each in questions:
+            each["found"] = self.registry.find(each["callable"], each["method"], each["resolver"]) is not None
+        with suppress(_native.NativeError):
+            self._native.complete(json.dumps({"outcomes": [], "answers": questions}))
 
     def _pulse(self, attempt: str) -> bool:
         try:
@@ -184,6 +239,14 @@ class Worker:
         except _native.NativeError:
             return False
         return bool(answer["attempts"][0]["state"] == "running")
+
+
+def _observed(event: str, said: dict[str, Any]) -> None:
+    for observer in list(observers):
+        try:
+            observer(event, said)
+        except Exception:
+            log.exception("an observer of %s", event)
 
 
 def _loop_error(_: asyncio.AbstractEventLoop, said: dict[str, Any]) -> None:
@@ -220,6 +283,11 @@ def stop_worker(grace: Optional[float] = None) -> None:
         if _worker is not None:
             _worker.stop(grace)
             _worker = None
+
+
+def running_worker() -> Optional[Worker]:
+    """The worker of this process, while it runs."""
+    return _worker if is_worker_running() else None
 
 
 def is_worker_running() -> bool:

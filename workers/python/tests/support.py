@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,9 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any, Callable
+
+import pg8000.native
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0
@@ -74,8 +78,17 @@ class Server:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read())
 
-    def create(self, name: str, context: Any) -> str:
-        body = {"namespace": "py", "name": name, "context": context}
+    def query(self, sql: str, **parameters: Any) -> list[Any]:
+        """What the database answers."""
+        at = urllib.parse.urlsplit(self.database_url)
+        host, port = urllib.parse.unquote(at.hostname or "127.0.0.1"), at.port or 5432
+        with contextlib.closing(
+            pg8000.native.Connection(at.username, host=host, port=port, database=at.path[1:], password=at.password)
+        ) as connection:
+            return connection.run(sql, **parameters)
+
+    def create(self, name: str, context: Any, namespace: str = "py") -> str:
+        body = {"namespace": namespace, "name": name, "context": context}
         return self.call("POST", "/v1/tasks", body)["task_uuid"]
 
     def wait(self, task: str) -> dict[str, Any]:
@@ -87,9 +100,9 @@ class Server:
 
         return eventually(f"task {task} ends", ended)
 
-    def run(self, name: str, context: Any) -> dict[str, Any]:
+    def run(self, name: str, context: Any, namespace: str = "py") -> dict[str, Any]:
         """Runs a task; answers its steps by name, with ``status`` beside them."""
-        task = self.create(name, context)
+        task = self.create(name, context, namespace)
         told = self.wait(task)
         return {"status": told["status"], "task": task, **self.steps(task)}
 

@@ -1,6 +1,7 @@
 //! Why a call failed, by what the caller can do about it.
 
 use std::error::Error;
+use std::time::Duration;
 
 use crate::types::{ErrorBody, ErrorDetail};
 
@@ -22,6 +23,8 @@ pub enum ClientError {
         status: u16,
         /// The server's reasons.
         body: Box<ErrorBody>,
+        /// When it asks to be asked again.
+        retry_after: Option<Duration>,
     },
     /// No server answered: start it, or correct the address.
     #[error("no server answers at {address}: {cause}")]
@@ -72,7 +75,7 @@ impl ClientError {
     }
 
     /// Reads the body of a refusal. What is not ours, such as a proxy's page, is told by its status alone.
-    pub(super) fn refusal(status: u16, body: &[u8]) -> Self {
+    pub(super) fn refusal(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let body = serde_json::from_slice(body).unwrap_or_else(|_| ErrorBody {
             error: ErrorDetail {
                 code: format!("HTTP_{status}"),
@@ -81,7 +84,7 @@ impl ClientError {
                 request_id: String::new(),
             },
         });
-        Self::Api { status, body: Box::new(body) }
+        Self::Api { status, body: Box::new(body), retry_after }
     }
 }
 

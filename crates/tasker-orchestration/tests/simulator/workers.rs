@@ -155,6 +155,7 @@ fn event(world: &World, claim: &Claim) -> Published {
         error_type: None,
         occurred_at: to_sql(world.now),
         payload: RawValue::from_string("1".to_owned()).unwrap(),
+        metadata: None,
     };
     Published { event: Arc::new(event), delivery: DeliveryMode::Durable }
 }

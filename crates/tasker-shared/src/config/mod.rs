@@ -128,7 +128,8 @@ sections! {
     Worker {
         id: String, concurrency: usize, claim_batch: usize, report_batch_max: usize, report_inbox: usize,
         heartbeat_ms: u64, stop_grace_ms: u64, namespaces: Option<Vec<String>>, pools: Vec<String>,
-        status_address: Option<SocketAddr>, unregistered_delay_ms: u64, aging_ms: u64,
+        status_address: Option<SocketAddr>, python_command: Option<String>, ruby_command: Option<String>,
+        typescript_command: Option<String>, unregistered_delay_ms: u64, aging_ms: u64,
     }
 }
 

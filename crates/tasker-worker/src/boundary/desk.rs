@@ -6,21 +6,50 @@ use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tasker_shared::events::DomainEvent;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::handler::{StepContext, StepError, StepOutcome};
+use crate::mapped::Mapping;
 
-/// The most steps and notices of one poll: what they carry is in memory twice while it is handed over.
-const BATCH: usize = 64;
+use super::resolvers::{Found, Known, Question};
+
+/// The most steps, notices and events of one poll: what they carry is in memory twice while it is handed over.
+pub(super) const BATCH: usize = 64;
 
 /// What the other side says of an attempt.
-pub(super) type Answer = Result<StepOutcome, StepError>;
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) returned: Result<StepOutcome, StepError>,
+    /// What its publishers made of the outcome.
+    pub(super) events: Vec<Mapping>,
+}
+
+/// A domain event for one subscription.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) glob: Arc<str>,
+    pub(super) event: Arc<DomainEvent>,
+    /// Its place among those that wait, free once it is fetched.
+    pub(super) _place: OwnedSemaphorePermit,
+}
 
 /// Names one run of a handler for ever: numbers are not used again, and each boundary has its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Id {
     boundary: u32,
     number: u64,
+}
+
+impl Id {
+    /// A run of a simulation, which no boundary has: they count from 1.
+    pub(super) fn simulated(number: u64) -> Self {
+        Self { boundary: 0, number }
+    }
+
+    pub(super) fn number_of_simulation(self) -> Option<u64> {
+        (self.boundary == 0).then_some(self.number)
+    }
 }
 
 impl fmt::Display for Id {
@@ -79,8 +108,19 @@ pub(super) enum Pulse {
 /// What one poll brings.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) steps: Vec<(Id, StepContext)>,
+    pub(super) steps: Vec<Taken>,
     pub(super) notices: Vec<(Id, Notice)>,
+    pub(super) events: Vec<Told>,
+    pub(super) questions: Vec<Question>,
+}
+
+/// A step that was handed out.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) id: Id,
+    pub(super) ctx: StepContext,
+    /// Who found its handler, where it is not registered by its name.
+    pub(super) resolver: Option<Arc<str>>,
 }
 
 /// The desk of one boundary.
@@ -89,6 +129,8 @@ pub(super) struct Desk {
     boundary: u32,
     inner: Mutex<Inner>,
     news: Condvar,
+    /// What resolvers know.
+    pub(super) known: Known,
 }
 
 #[derive(Debug, Default)]
@@ -99,29 +141,48 @@ struct Inner {
     waiting: VecDeque<Id>,
     seats: HashMap<Id, Seated>,
     notices: VecDeque<(Id, Notice)>,
+    events: VecDeque<Told>,
+    questions: VecDeque<Question>,
+}
+
+impl Inner {
+    fn has_news(&self) -> bool {
+        let Self { waiting, notices, events, questions, .. } = self;
+        !(waiting.is_empty() && notices.is_empty() && events.is_empty() && questions.is_empty())
+    }
+
+    fn next_events(&mut self) -> Vec<Told> {
+        let most = self.events.len().min(BATCH);
+        self.events.drain(..most).collect()
+    }
 }
 
 #[derive(Debug)]
 struct Seated {
     ctx: StepContext,
+    resolver: Option<Arc<str>>,
     answer: oneshot::Sender<Answer>,
     fetched: bool,
 }
 
 impl Desk {
     pub(super) fn new(boundary: u32) -> Self {
-        Self { boundary, inner: Mutex::default(), news: Condvar::new() }
+        Self { boundary, inner: Mutex::default(), news: Condvar::new(), known: Known::default() }
     }
 
     /// An attempt sits down. Dropping the seat is standing up: the outcome is then waited for no more.
-    pub(super) fn take_seat(desk: &Arc<Self>, ctx: StepContext) -> (Seat, oneshot::Receiver<Answer>) {
+    pub(super) fn take_seat(
+        desk: &Arc<Self>,
+        ctx: StepContext,
+        resolver: Option<Arc<str>>,
+    ) -> (Seat, oneshot::Receiver<Answer>) {
         let (answer, receiver) = oneshot::channel();
         let mut inner = desk.lock();
         inner.last += 1;
         let id = Id { boundary: desk.boundary, number: inner.last };
         let deadline = ctx.deadline();
         if !inner.closed {
-            inner.seats.insert(id, Seated { ctx, answer, fetched: false });
+            inner.seats.insert(id, Seated { ctx, resolver, answer, fetched: false });
             inner.waiting.push_back(id);
         }
         drop(inner);
@@ -129,31 +190,55 @@ impl Desk {
         (Seat { desk: Arc::clone(desk), id, deadline }, receiver)
     }
 
-    /// What there is by then at the latest, or as soon as waiting is not wanted any more; `None` once the desk is closed.
+    /// Whether a resolver of the other side has this handler, as far as it was asked; it is asked now if it was not.
+    pub(super) fn resolves(&self, question: Question) -> bool {
+        match self.known.find(&question) {
+            Found::Yes => true,
+            Found::No => false,
+            Found::Ask => {
+                self.lock().questions.push_back(question);
+                self.news.notify_one();
+                false
+            }
+        }
+    }
+
+    /// An event for the other side.
+    pub(super) fn tell(&self, told: Told) {
+        self.lock().events.push_back(told);
+        self.news.notify_one();
+    }
+
+    /// What there is by then at the latest, or as soon as waiting is not wanted any more; `None` once the desk is closed
+    /// and the last event is fetched.
     pub(super) fn poll(&self, until: Instant, is_wanted: impl Fn() -> bool) -> Option<Batch> {
         let mut inner = self.lock();
         loop {
             if inner.closed {
-                return None;
+                let events = inner.next_events();
+                return (!events.is_empty()).then(|| Batch { events, ..Batch::default() });
             }
             let left = until.saturating_duration_since(Instant::now());
-            if !inner.waiting.is_empty() || !inner.notices.is_empty() || left.is_zero() || !is_wanted() {
+            if inner.has_news() || left.is_zero() || !is_wanted() {
                 break;
             }
             inner = self.news.wait_timeout(inner, left).expect("no panic while held").0;
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch { events: inner.next_events(), ..Batch::default() };
         let most = inner.notices.len().min(BATCH);
         batch.notices.extend(inner.notices.drain(..most));
+        let most = inner.questions.len().min(BATCH);
+        batch.questions.extend(inner.questions.drain(..most));
         while batch.steps.len() < BATCH
             && let Some(id) = inner.waiting.pop_front()
         {
             if let Some(seated) = inner.seats.get_mut(&id) {
                 seated.fetched = true;
-                batch.steps.push((id, seated.ctx.clone()));
+                let (ctx, resolver) = (seated.ctx.clone(), seated.resolver.clone());
+                batch.steps.push(Taken { id, ctx, resolver });
             }
         }
-        if !inner.waiting.is_empty() || !inner.notices.is_empty() {
+        if inner.has_news() {
             self.news.notify_one();
         }
         Some(batch)
@@ -175,6 +260,11 @@ impl Desk {
         drop(inner);
         let received = seated.answer.send(answer).is_ok();
         Some(if received { Verdict::Accepted } else { Verdict::Over })
+    }
+
+    /// Attempts that wait for their outcomes.
+    pub(super) fn running(&self) -> usize {
+        self.lock().seats.len()
     }
 
     /// How attempts are; `None` once the desk is closed.

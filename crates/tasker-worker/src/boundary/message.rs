@@ -1,20 +1,25 @@
 //! The form of the boundary's messages: JSON in both directions, as docs/boundary.md gives it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{DeserializeOwned, Error, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tasker_lifecycle::template::{BatchConfig, StepTemplate};
+use tasker_shared::events::DomainEvent;
 use uuid::Uuid;
 
 use super::BoundaryError;
-use super::desk::{Answer, Batch, Id, Notice, Pulse, Verdict};
+use super::desk::{Answer, Batch, Id, Notice, Pulse, Taken, Told, Verdict};
+use super::rehearsal::Rehearsal;
+use super::resolvers::{Answered, Question};
 use crate::batches::Cursor;
 use crate::checkpoints::Checkpoint;
-use crate::handler::{StepContext, StepError, StepOutcome};
+use crate::handler::{StepError, StepOutcome};
+use crate::mapped::{Asked, Mapped, Mapping};
+use crate::worker::Status;
 
 /// The longest `retry_after_ms`: a year. The template's `max_backoff_ms` caps it anyway.
 const LONGEST_MS: u64 = 365 * 24 * 3_600_000;
@@ -26,9 +31,20 @@ pub(super) struct Start {
     pub(super) version: u32,
     /// The methods of each handler, by the name that templates call.
     pub(super) handlers: BTreeMap<String, Vec<String>>,
+    /// The names of what finds handlers that are not registered, in the order in which they are asked.
+    #[serde(default)]
+    pub(super) resolvers: Vec<String>,
+    /// The names of payload mappings.
+    #[serde(default)]
+    pub(super) publishers: BTreeSet<String>,
+    /// Globs of the fast and broadcast events that are wanted.
+    #[serde(default)]
+    pub(super) subscriptions: BTreeSet<String>,
     /// Variables of the configuration, which win over those of the environment.
     #[serde(default)]
     pub(super) variables: BTreeMap<String, String>,
+    /// Steps to measure with, in place of a database's.
+    pub(super) rehearsal: Option<Rehearsal>,
 }
 
 pub(super) fn read<T: DeserializeOwned>(message: &str) -> Result<T, BoundaryError> {
@@ -52,6 +68,7 @@ struct Step<'a> {
     step_name: &'a str,
     handler_name: &'a str,
     method: &'a str,
+    resolver: Option<&'a str>,
     attempt: u32,
     max_attempts: u32,
     idempotency_key: String,
@@ -65,6 +82,7 @@ struct Step<'a> {
     batch: Option<OneBatch<'a>>,
     batch_workers: BTreeMap<&'a str, Vec<&'a str>>,
     batch_failures: Named<'a>,
+    publishes: Vec<Asked<'a>>,
 }
 
 /// An object whose keys keep their order.
@@ -85,7 +103,7 @@ struct OneBatch<'a> {
 }
 
 impl<'a> Step<'a> {
-    fn new(id: Id, ctx: &'a StepContext) -> Self {
+    fn new(Taken { id, ctx, resolver }: &'a Taken) -> Self {
         let attempt = &*ctx.0;
         let step: &StepTemplate = attempt.template.step(attempt.pattern);
         let batch = ctx.batch().ok().map(|batch| OneBatch { is_no_op: batch.is_no_op(), cursor: batch.cursor() });
@@ -105,6 +123,7 @@ impl<'a> Step<'a> {
             step_name: ctx.step_name(),
             handler_name: ctx.handler_name(),
             method: ctx.method_name(),
+            resolver: resolver.as_deref(),
             attempt: ctx.attempt(),
             max_attempts: ctx.max_attempts(),
             idempotency_key: ctx.idempotency_key(),
@@ -118,13 +137,29 @@ impl<'a> Step<'a> {
             batch,
             batch_workers: workers.collect(),
             batch_failures: Named(ctx.batch_failures().map(|failure| (failure.step, failure.error)).collect()),
+            publishes: ctx.publication().map_or_else(Vec::new, |publication| publication.asked(ctx.attempt())),
         }
     }
 }
 
+/// What a poll answers, in its parts.
+#[derive(Serialize)]
+struct Said<'a> {
+    steps: Vec<Step<'a>>,
+    notices: Vec<Value>,
+    events: Vec<Event<'a>>,
+    questions: &'a [Question],
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    subscription: &'a str,
+    event: &'a DomainEvent,
+}
+
 /// What a poll answers.
 pub(super) fn batch(batch: &Batch) -> String {
-    let steps: Vec<Step<'_>> = batch.steps.iter().map(|(id, ctx)| Step::new(*id, ctx)).collect();
+    let steps: Vec<Step<'_>> = batch.steps.iter().map(Step::new).collect();
     let notices: Vec<Value> = batch
         .notices
         .iter()
@@ -137,22 +172,19 @@ pub(super) fn batch(batch: &Batch) -> String {
             json!({"id": id.to_string(), "notice": notice})
         })
         .collect();
-    #[derive(Serialize)]
-    struct Said<'a> {
-        steps: Vec<Step<'a>>,
-        notices: Vec<Value>,
-    }
-    written(&Said { steps, notices })
+    let events = batch.events.iter().map(|Told { glob, event, .. }| Event { subscription: glob, event });
+    written(&Said { steps, notices, events: events.collect(), questions: &batch.questions })
 }
 
-/// The outcomes in a message, each still to be read.
-pub(super) fn outcomes(message: &str) -> Result<Vec<Box<RawValue>>, BoundaryError> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Outcomes {
-        outcomes: Vec<Box<RawValue>>,
-    }
-    read::<Outcomes>(message).map(|message| message.outcomes)
+/// What is handed in.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Complete {
+    /// Each still to be read.
+    pub(super) outcomes: Vec<Box<RawValue>>,
+    /// What resolvers have.
+    #[serde(default)]
+    pub(super) answers: Vec<Answered>,
 }
 
 /// What every outcome begins with.
@@ -160,6 +192,26 @@ pub(super) fn outcomes(message: &str) -> Result<Vec<Box<RawValue>>, BoundaryErro
 struct Head {
     #[serde(rename = "type")]
     kind: Kind,
+    #[serde(default)]
+    events: Vec<Published>,
+}
+
+/// What a publisher made of one event: a `payload`, nothing (`skip`), or an `error`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Published {
+    name: String,
+    publisher: String,
+    #[serde(default, deserialize_with = "even_null")]
+    payload: Option<Box<RawValue>>,
+    metadata: Option<Box<RawValue>>,
+    #[serde(default)]
+    skip: bool,
+    error: Option<String>,
+}
+
+fn even_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -182,6 +234,8 @@ macro_rules! outcome_forms {
             _id: IgnoredAny,
             #[serde(rename = "type")]
             _type: IgnoredAny,
+            #[serde(default, rename = "events")]
+            _events: IgnoredAny,
             $($(#[$attribute])* $field: $type),*
         }
     )*};
@@ -223,13 +277,33 @@ pub(super) fn outcome(text: &RawValue) -> Result<(Id, Answer), BoundaryError> {
     let who: Who = read(text.get())?;
     let id = who.id.parse().map_err(|why| BoundaryError::Message(format!("`{}`: {why}", who.id)))?;
     let answer = answer(text.get()).unwrap_or_else(|error| {
-        Err(StepError::permanent(format!("the outcome is not understood: {error}")).with_class("invalid_outcome"))
+        let error = StepError::permanent(format!("the outcome is not understood: {error}"));
+        Answer { returned: Err(error.with_class("invalid_outcome")), events: Vec::new() }
     });
     Ok((id, answer))
 }
 
 fn answer(text: &str) -> Result<Answer, serde_json::Error> {
-    let Head { kind } = serde_json::from_str(text)?;
+    let Head { kind, events } = serde_json::from_str(text)?;
+    if matches!(kind, Kind::CheckpointYield) && !events.is_empty() {
+        return Err(serde_json::Error::custom("a checkpoint publishes nothing"));
+    }
+    let events = events.into_iter().map(mapping).collect::<Result<_, _>>()?;
+    Ok(Answer { returned: returned(kind, text)?, events })
+}
+
+fn mapping(published: Published) -> Result<Mapping, serde_json::Error> {
+    let Published { name, publisher, payload, metadata, skip, error } = published;
+    let mapped = match (payload, skip, error) {
+        (Some(payload), false, None) => Mapped::Payload { payload, metadata },
+        (None, true, None) => Mapped::Nothing,
+        (None, false, Some(error)) => Mapped::Failed(error),
+        _ => return Err(serde_json::Error::custom("an event has one of `payload`, `skip` and `error`")),
+    };
+    Ok(Mapping { name, publisher, mapped })
+}
+
+fn returned(kind: Kind, text: &str) -> Result<Result<StepOutcome, StepError>, serde_json::Error> {
     Ok(match kind {
         Kind::Success => {
             let Success { result, metadata, .. } = serde_json::from_str(text)?;
@@ -328,8 +402,8 @@ pub(super) fn ids(message: &str) -> Result<Vec<Id>, BoundaryError> {
     parsed.collect()
 }
 
-/// How attempts are.
-pub(super) fn pulses(pulses: &[(Id, Pulse)]) -> String {
+/// How attempts and the worker are.
+pub(super) fn pulses(pulses: &[(Id, Pulse)], running: usize, worker: Option<&Status>) -> String {
     let said = |(id, pulse): &(Id, Pulse)| {
         let (state, left) = match pulse {
             Pulse::Running(left) => ("running", Some(milliseconds(*left))),
@@ -339,7 +413,9 @@ pub(super) fn pulses(pulses: &[(Id, Pulse)]) -> String {
         };
         json!({"id": id.to_string(), "state": state, "ms_left": left})
     };
-    json!({"attempts": pulses.iter().map(said).collect::<Vec<_>>()}).to_string()
+    let (database_answers, stopping) = worker.map_or((false, false), |said| (said.database_answers, said.stopping));
+    let worker = json!({"running": running, "database_answers": database_answers, "stopping": stopping});
+    json!({"attempts": pulses.iter().map(said).collect::<Vec<_>>(), "worker": worker}).to_string()
 }
 
 fn milliseconds(time: Duration) -> u64 {

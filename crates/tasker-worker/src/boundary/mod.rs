@@ -1,4 +1,4 @@
-//! The way to handlers in other languages: six functions and one form of messages, which docs/boundary.md describes.
+//! The way to handlers in other languages: a few functions and one form of messages, which docs/boundary.md describes.
 //!
 //! Everything that a Rust worker does is done here as well: leases, timeouts, heartbeats, reports, retries, events and
 //! checkpoints. The other side only runs code: it polls for steps and completes them. Deliberately absent: threads of
@@ -6,8 +6,11 @@
 
 mod desk;
 mod message;
+mod rehearsal;
+mod resolvers;
+mod simulation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,12 +24,17 @@ use tasker_shared::signals::Signals;
 use tasker_shared::store;
 use tasker_shared::telemetry::{self, Metrics};
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 
 use crate::handler::{StepContext, StepError, StepHandler, StepOutcome};
+use crate::mapped::Kind;
 use crate::registry::HandlerRegistry;
-use crate::worker::{RunningWorker, Server, Worker};
-use desk::Desk;
-use message::Start;
+use crate::worker::{RunningWorker, Server, StatusHandle, Worker};
+use desk::{Answer, Desk, Told};
+use message::{Complete, Start};
+use resolvers::Question;
+
+pub use simulation::Simulation;
 
 /// The version of the messages. Another one is refused at the start.
 pub const VERSION: u32 = 1;
@@ -43,9 +51,11 @@ static NUMBER: AtomicU32 = AtomicU32::new(1);
 pub struct Boundary {
     desk: Arc<Desk>,
     about: String,
+    status: Option<StatusHandle>,
     /// The process that it was started in: its threads are in no other.
     process: u32,
     running: Mutex<Option<Running>>,
+    rehearsal: Option<Runtime>,
 }
 
 #[derive(Debug)]
@@ -79,6 +89,12 @@ pub enum BoundaryError {
     /// The configuration is wrong.
     #[error("the configuration is wrong:\n{0}")]
     Config(#[from] Errors),
+    /// A template is refused.
+    #[error("the template is refused: {0}")]
+    Template(String),
+    /// A task's input is refused.
+    #[error("the input is refused: {0}")]
+    Input(String),
     /// The worker can't be started; the message says why.
     #[error("{0}")]
     Start(String),
@@ -101,6 +117,8 @@ impl BoundaryError {
             Self::Version { .. } => "version_mismatch",
             Self::Message(_) => "bad_message",
             Self::Config(_) => "bad_config",
+            Self::Template(_) => "bad_template",
+            Self::Input(_) => "bad_input",
             Self::Start(_) => "not_started",
             Self::Stopped => "stopped",
             Self::Forked => "forked",
@@ -129,16 +147,21 @@ impl Boundary {
             let config = Arc::new(configuration(&start.variables)?);
             telemetry::init(&config.telemetry);
             let desk = Arc::new(Desk::new(NUMBER.fetch_add(1, Ordering::Relaxed)));
-            let registry = registry(start.handlers, &desk)?;
+            let process = std::process::id();
+            if let (Some(rehearsal), Some(handler)) = (start.rehearsal, start.handlers.keys().next()) {
+                let runtime = rehearsal.start(handler, &desk, config.worker.concurrency)?;
+                let (about, running) = (about(&config, "rehearsal"), Mutex::new(None));
+                return Ok(Self { desk, about, status: None, process, running, rehearsal: Some(runtime) });
+            }
+            let registry = registry(start, &desk)?;
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|error| not_started("no threads can be started", error))?;
             let (worker, signals, pool) = runtime.block_on(started(Arc::clone(&config), registry))?;
-            let about = json!({"worker_id": worker.id(), "concurrency": config.worker.concurrency,
-                "environment": config.environment, "orchestration_url": config.client.url});
+            let about = about(&config, worker.id());
             let grace = Duration::from_millis(config.worker.stop_grace_ms);
+            let status = Some(worker.status());
             let running = Running { runtime, worker, signals, pool, grace };
-            let process = std::process::id();
-            Ok(Self { desk, about: about.to_string(), process, running: Mutex::new(Some(running)) })
+            Ok(Self { desk, about, status, process, running: Mutex::new(Some(running)), rehearsal: None })
         })
     }
 
@@ -184,7 +207,11 @@ impl Boundary {
         contained(|| {
             self.same_process()?;
             let mut verdicts = Vec::new();
-            for outcome in message::outcomes(message)? {
+            let Complete { outcomes, answers } = message::read(message)?;
+            if self.desk.known.answer(answers) {
+                self.look_again();
+            }
+            for outcome in outcomes {
                 let (id, answer) = message::outcome(&outcome)?;
                 verdicts.push(self.desk.answer(id, answer).ok_or(BoundaryError::Stopped)?);
             }
@@ -192,7 +219,7 @@ impl Boundary {
         })
     }
 
-    /// How attempts are. Their leases need nothing: they are extended for as long as the attempts run.
+    /// How attempts and the worker are. Leases of attempts need nothing: they are extended for as long as the attempts run.
     ///
     /// # Errors
     /// Where the message is not understood, or the worker has stopped.
@@ -201,7 +228,7 @@ impl Boundary {
             self.same_process()?;
             let ids = message::ids(message)?;
             let pulses = self.desk.pulses(&ids).ok_or(BoundaryError::Stopped)?;
-            Ok(message::pulses(&pulses))
+            Ok(message::pulses(&pulses, self.desk.running(), self.status.as_ref().map(StatusHandle::status).as_ref()))
         })
     }
 
@@ -226,6 +253,18 @@ impl Boundary {
         })
     }
 
+    /// There may be queues more to claim from, and more to announce.
+    fn look_again(&self) {
+        let running = self.running.lock().expect("no panic while held");
+        let Some(Running { runtime, worker, .. }) = &*running else { return };
+        let look = worker.look_again();
+        runtime.spawn(async move {
+            if let Err(error) = look.await {
+                tracing::warn!(%error, "the queues of handlers that were resolved can't be looked up; they will be later");
+            }
+        });
+    }
+
     fn same_process(&self) -> Result<(), BoundaryError> {
         if self.process == std::process::id() { Ok(()) } else { Err(BoundaryError::Forked) }
     }
@@ -234,15 +273,27 @@ impl Boundary {
 impl Drop for Boundary {
     fn drop(&mut self) {
         let running = self.running.get_mut().ok().and_then(Option::take);
+        let rehearsal = self.rehearsal.take();
         if self.process != std::process::id() {
             // Its threads are not here: whatever they held stays locked, and joining them would never end.
-            return std::mem::forget(running);
+            return std::mem::forget((running, rehearsal));
+        }
+        if let Some(runtime) = rehearsal {
+            runtime.shutdown_background();
         }
         if let Some(running) = running {
             running.runtime.shutdown_background();
         }
         self.desk.close();
     }
+}
+
+/// Where the configuration of this process says that the server is. A client in another language asks this.
+///
+/// # Errors
+/// Where the configuration is wrong.
+pub fn orchestration_url() -> Result<String, BoundaryError> {
+    contained(|| Ok(configuration(&BTreeMap::new())?.client.url))
 }
 
 /// The configuration of this process, with variables beside those of its environment.
@@ -253,8 +304,9 @@ fn configuration(more: &BTreeMap<String, String>) -> Result<Config, Errors> {
     Config::load(&|name| more.get(name).cloned().or_else(|| of_process(name)), &names)
 }
 
-fn registry(handlers: BTreeMap<String, Vec<String>>, desk: &Arc<Desk>) -> Result<HandlerRegistry, BoundaryError> {
-    if handlers.is_empty() {
+fn registry(start: Start, desk: &Arc<Desk>) -> Result<HandlerRegistry, BoundaryError> {
+    let Start { handlers, resolvers, publishers, subscriptions, .. } = start;
+    if handlers.is_empty() && resolvers.is_empty() {
         return Err(BoundaryError::Message("there is no handler, so there is nothing to claim".to_owned()));
     }
     let mut registry = HandlerRegistry::new();
@@ -262,9 +314,52 @@ fn registry(handlers: BTreeMap<String, Vec<String>>, desk: &Arc<Desk>) -> Result
         if name.is_empty() || methods.is_empty() || methods.iter().any(String::is_empty) {
             return Err(BoundaryError::Message(format!("the handler `{name}` has no name, no method or an empty one")));
         }
-        registry.register(name, Beyond { desk: Arc::clone(desk), methods });
+        registry.register(name, Beyond { desk: Arc::clone(desk), methods, resolver: None });
+    }
+    let mut named = BTreeSet::new();
+    for name in resolvers {
+        if name.is_empty() || !named.insert(name.clone()) {
+            return Err(BoundaryError::Message(format!("the resolver `{name}` has no name, or another one has it")));
+        }
+        resolve(&mut registry, name, desk);
+    }
+    for name in publishers {
+        registry.register_publisher_beyond(name);
+    }
+    for glob in subscriptions {
+        subscribe(&mut registry, glob, desk);
     }
     Ok(registry)
+}
+
+/// Finds handlers by what the other side's resolver says of them.
+fn resolve(registry: &mut HandlerRegistry, name: String, desk: &Arc<Desk>) {
+    let (desk, resolver) = (Arc::clone(desk), Arc::<str>::from(&*name));
+    registry.register_resolver(name, move |callable, method| {
+        let (callable, method) = (callable.to_owned(), method.to_owned());
+        let found = desk.resolves(Question { resolver: Arc::clone(&resolver), callable, method: method.clone() });
+        let beyond =
+            || Beyond { desk: Arc::clone(&desk), methods: vec![method], resolver: Some(Arc::clone(&resolver)) };
+        found.then(|| Arc::new(beyond()) as Arc<dyn StepHandler>)
+    });
+}
+
+/// Puts a subscription's events on the desk. What the other side is slow to fetch waits in the subscriber's inbox.
+fn subscribe(registry: &mut HandlerRegistry, glob: String, desk: &Arc<Desk>) {
+    let (desk, places, named) = (Arc::clone(desk), Arc::new(Semaphore::new(desk::BATCH)), Arc::<str>::from(&*glob));
+    registry.subscribe(glob, move |event| {
+        let (desk, places, glob) = (Arc::clone(&desk), Arc::clone(&places), Arc::clone(&named));
+        async move {
+            let place = places.acquire_owned().await.expect("the semaphore is never closed");
+            desk.tell(Told { glob, event, _place: place });
+        }
+    });
+}
+
+fn about(config: &Config, worker: &str) -> String {
+    json!({"worker_id": worker, "concurrency": config.worker.concurrency, "environment": config.environment,
+           "orchestration_url": config.client.url})
+    .to_string()
 }
 
 async fn started(
@@ -307,6 +402,7 @@ fn contained<T>(work: impl FnOnce() -> Result<T, BoundaryError>) -> Result<T, Bo
 struct Beyond {
     desk: Arc<Desk>,
     methods: Vec<String>,
+    resolver: Option<Arc<str>>,
 }
 
 #[async_trait]
@@ -321,7 +417,7 @@ impl StepHandler for Beyond {
     }
 
     async fn call(&self, ctx: StepContext) -> Result<StepOutcome, StepError> {
-        let (seat, mut answer) = Desk::take_seat(&self.desk, ctx.clone());
+        let (seat, mut answer) = Desk::take_seat(&self.desk, ctx.clone(), self.resolver.clone());
         let answer = tokio::select! {
             answer = &mut answer => answer,
             () = ctx.cancelled() => {
@@ -330,6 +426,11 @@ impl StepHandler for Beyond {
             }
         };
         // The desk closes only after the last attempt has ended.
-        answer.unwrap_or_else(|_| Err(StepError::retryable("the worker has stopped").with_class("worker_stopped")))
+        let stopped = || Err(StepError::retryable("the worker has stopped").with_class("worker_stopped"));
+        let Ok(Answer { returned, events }) = answer else { return stopped() };
+        if let Some(publication) = ctx.publication() {
+            publication.said.say(Kind::of_returned(&returned), events);
+        }
+        returned
     }
 }

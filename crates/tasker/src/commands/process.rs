@@ -2,6 +2,7 @@
 
 mod probe;
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::cli::{RunDev, RunWorker};
 use crate::commands::bench;
 use crate::database::Database;
 use crate::failure::{Failure, Status};
+use crate::languages::{self, Language, Watched};
 use crate::node::{Node, interrupted, listen, listen_on};
 use crate::output::Output;
 
@@ -53,6 +55,9 @@ pub(crate) async fn worker(
     handlers: HandlerRegistry,
     output: &Output,
 ) -> Result<Status, Failure> {
+    if let (Some(language), Some(handlers)) = (arguments.language, &arguments.handlers) {
+        return Err(become_worker(language, handlers, arguments, &config));
+    }
     telemetry::init(&config.telemetry);
     if !arguments.namespaces.is_empty() {
         config.worker.namespaces = Some(arguments.namespaces.clone());
@@ -72,6 +77,17 @@ pub(crate) async fn worker(
     node.stop().await;
     database.close().await;
     Ok(Status::Done)
+}
+
+/// Takes the place of this process; comes back where it can't.
+fn become_worker(language: Language, handlers: &Path, arguments: &RunWorker, config: &Config) -> Failure {
+    let folder = handlers.canonicalize().unwrap_or_else(|_| handlers.to_path_buf());
+    let mut command = languages::command(language, config, &folder, handlers, arguments.templates.as_deref());
+    for namespace in &arguments.namespaces {
+        command.args(["--namespace", namespace]);
+    }
+    let error = command.exec();
+    languages::not_started(language, &command, &error)
 }
 
 pub(crate) async fn dev(
@@ -104,8 +120,11 @@ pub(crate) async fn dev(
     output.line(&format!("  API      http://{address}/v1"))?;
     output.line(&format!("  docs     http://{address}/api-docs/ui"))?;
     output.line(&format!("  try      {first_try}"))?;
+    let leads = [("DATABASE_URL", database.url.clone()), ("TASKER_ORCHESTRATION_URL", format!("http://{address}"))];
+    let workers = Watched::start(&arguments.workers, &config, &leads)?;
     output.line("Ctrl-C stops it.")?;
     interrupted().await?;
+    workers.stop().await;
     node.stop().await;
     database.close().await;
     Ok(Status::Done)

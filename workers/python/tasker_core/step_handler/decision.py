@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 from ..types import StepContext, StepHandlerResult
 from .base import StepHandler
+
+
+@dataclass(frozen=True)
+class DecisionPointOutcome:
+    """A decision as a value."""
+
+    step_names: tuple[str, ...] = ()
+    """None creates no step."""
+    routing_context: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+    @classmethod
+    def create_steps(
+        cls, step_names: Sequence[str], routing_context: Optional[dict[str, Any]] = None
+    ) -> DecisionPointOutcome:
+        """Creates these steps."""
+        return cls(tuple(step_names), dict(routing_context or {}))
+
+    @classmethod
+    def no_branches(cls, reason: str = "", routing_context: Optional[dict[str, Any]] = None) -> DecisionPointOutcome:
+        """Creates none."""
+        return cls((), dict(routing_context or {}), reason)
 
 
 class DecisionMixin:
@@ -27,6 +50,14 @@ class DecisionMixin:
             result["routing_context"] = routing_context
         return StepHandlerResult.success(result, self._decided(metadata))
 
+    def decision_success_with_outcome(
+        self, outcome: DecisionPointOutcome, metadata: Optional[dict[str, Any]] = None
+    ) -> StepHandlerResult:
+        """Decides as the outcome says."""
+        if outcome.step_names:
+            return self.decision_success(outcome.step_names, outcome.routing_context, metadata)
+        return self.decision_no_branches(outcome, metadata)
+
     def route_to_steps(
         self,
         step_names: Union[str, Sequence[str]],
@@ -38,11 +69,13 @@ class DecisionMixin:
 
     def decision_no_branches(
         self,
-        reason: str = "",
+        reason: Union[str, DecisionPointOutcome] = "",
         metadata: Optional[dict[str, Any]] = None,
         routing_context: Optional[dict[str, Any]] = None,
     ) -> StepHandlerResult:
         """Creates no step."""
+        if isinstance(reason, DecisionPointOutcome):
+            routing_context, reason = reason.routing_context, reason.reason
         result: dict[str, Any] = {"decision_point_outcome": {"type": "no_branches"}, "reason": reason}
         if routing_context:
             result["routing_context"] = routing_context
