@@ -102,6 +102,9 @@ export class HandlerSystem {
 class Started {
   #isRunning = false;
 
+  // biome-ignore lint/complexity/noUselessConstructor: former programs say what is not needed any more
+  constructor(..._given: unknown[]) {}
+
   start(): void {
     this.#isRunning = true;
   }

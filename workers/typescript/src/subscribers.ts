@@ -248,6 +248,7 @@ export class InProcessDomainEventPoller {
   #subscriber: BaseSubscriber | undefined;
   #heard = 0;
 
+  // biome-ignore lint/complexity/noUselessConstructor: former programs say options
   constructor(_options: PollerOptions = {}) {}
 
   /** Calls this with each event. */
