@@ -60,8 +60,8 @@ class Worker:
         variables: Optional[Mapping[str, str]] = None,
         rehearsal: Optional[int] = None,
     ) -> None:
-        """Starts. ``variables`` are those of the configuration, and win over the environment's. With ``rehearsal``, it runs
-        so many steps made up in memory and ends, to be measured."""
+        """Starts. ``variables`` are those of the configuration, and win over the environment's. With ``rehearsal``, it
+        runs so many steps made up in memory and ends, to be measured."""
         self.registry = registry or HandlerRegistry.instance()
         self.publishers = PublisherRegistry.instance()
         self.subscribers = SubscriberRegistry.instance()

@@ -103,8 +103,77 @@ pub fn demos(data_folder: &str) -> Vec<Demo> {
         final_step: "totals",
         expect: expect_import,
     });
+    demos.extend(smaller(&file("products.csv")));
     demos.push(account_transfer());
     demos
+}
+
+fn smaller(products_file: &str) -> [Demo; 4] {
+    let demo = |namespace, template, about, context, final_step, expect| Demo {
+        namespace,
+        template,
+        version: "1.0.0",
+        about,
+        context,
+        final_step,
+        expect,
+    };
+    let registered = json!({"email": "Ada@Example.org", "plan": "pro"});
+    [
+        demo(
+            "shop",
+            "checkpoint_resume",
+            "1,000 products valued in strides of 100; an attempt that breaks off is taken up again",
+            json!({"products_file": products_file, "fail_at": 400}),
+            "value_stock",
+            expect_valued,
+        ),
+        demo(
+            "examples",
+            "error_scenarios",
+            "a call that is away twice and then comes through",
+            json!({"scenario": "flaky"}),
+            "tell",
+            |result| same(result, "told", "flaky: came through at attempt 3").map(|_| "came through".to_owned()),
+        ),
+        demo(
+            "shop",
+            "domain_events",
+            "an order that is placed and paid, with an event for each",
+            json!({"order_id": "O-1001", "amount_cents": 4_990}),
+            "pay",
+            |result| {
+                same(result, "order_id", "O-1001")?;
+                same(result, "paid_cents", 4_990).map(|_| format!("paid {}, and others were told", euros(4_990)))
+            },
+        ),
+        demo(
+            "accounts",
+            "user_registration",
+            "a user is made known to four services",
+            registered,
+            "activate",
+            |result| {
+                same(result, "user_id", "user:ada@example.org")?;
+                same(result, "welcomed", "ada@example.org")?;
+                same(result, "price_cents", 1_900)?;
+                same(result, "status", "active").map(|_| "ada@example.org is active".to_owned())
+            },
+        ),
+    ]
+}
+
+fn expect_valued(result: &Value) -> Result<String, Mismatch> {
+    let (mut units, mut value) = (0, 0);
+    for product in product_columns() {
+        units += product.stock;
+        value += product.cents * product.stock;
+    }
+    same(result, "products", product_columns().count())?;
+    same(result, "units", units)?;
+    same(result, "stock_value_cents", value)?;
+    same(result, "began_at", json!([0, 400]))?;
+    Ok(format!("{} worth {}, resumed at row 400", units, euros(value)))
 }
 
 fn account_transfer() -> Demo {

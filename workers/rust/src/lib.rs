@@ -1,13 +1,15 @@
 //! Example workflows and their Rust handlers: arithmetic in four shapes of graphs, order fulfilment, an inventory
-//! report, an analytics pipeline, an approval by decision, an import in batches and transfers in a ledger, each on real
-//! input.
+//! report, an analytics pipeline, an approval by decision, an import in batches, checkpoints, errors of every kind, domain
+//! events, a registration at several services and transfers in a ledger, each on real input.
 //!
 //! [`templates`] are the YAML documents to register, [`register`] and [`register_with_database`] add the
 //! handlers to a worker's registry,
 //! [`write_data`] puts the shipped input files into a folder, and [`demos`] are tasks on these files together with
 //! a check of their results. Everything is embedded, so an installed binary needs no source tree.
 
+mod accounts;
 mod analytics;
+mod announcements;
 mod arithmetic;
 mod batches;
 mod catalogue;
@@ -19,6 +21,9 @@ mod inventory;
 mod ledger;
 mod money;
 mod orders;
+mod polyglot;
+mod scenarios;
+mod stock;
 
 use std::io;
 use std::path::Path;
@@ -42,6 +47,11 @@ pub fn register(registry: &mut HandlerRegistry) {
     analytics::register(registry);
     expenses::register(registry);
     batches::register(registry);
+    stock::register(registry);
+    scenarios::register(registry);
+    announcements::register(registry);
+    accounts::register(registry);
+    polyglot::register(registry);
 }
 
 /// Adds the handlers that write into the database that Tasker works on, in the schema `examples`. A pool of a few
@@ -63,8 +73,19 @@ pub fn templates() -> &'static [(&'static str, &'static str)] {
         ("analytics_pipeline", include_str!("../templates/analytics_pipeline.yaml")),
         ("expense_approval", include_str!("../templates/expense_approval.yaml")),
         ("catalogue_import", include_str!("../templates/catalogue_import.yaml")),
+        ("checkpoint_resume", include_str!("../templates/checkpoint_resume.yaml")),
+        ("error_scenarios", include_str!("../templates/error_scenarios.yaml")),
+        ("domain_events", include_str!("../templates/domain_events.yaml")),
+        ("user_registration", include_str!("../templates/user_registration.yaml")),
         ("account_transfer", include_str!("../templates/account_transfer.yaml")),
     ]
+}
+
+/// The template of a task whose steps run in Rust, Python, Ruby and TypeScript: only one of them is here, the others in
+/// the examples of these languages.
+#[must_use]
+pub fn polyglot() -> (&'static str, &'static str) {
+    ("polyglot", include_str!("../templates/polyglot.yaml"))
 }
 
 /// The input files of the examples: file name and content.

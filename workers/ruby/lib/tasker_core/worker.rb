@@ -27,11 +27,13 @@ module TaskerCore
 
     attr_reader :registry, :worker_id, :concurrency
 
-    # Starts. `variables` are those of the configuration, and win over the environment's.
-    def initialize(registry: Registry::HandlerRegistry.instance, variables: {})
+    # Starts. `variables` are those of the configuration, and win over the environment's. With `rehearsal`, it runs so
+    # many made-up steps of the first handler, without a database, and ends.
+    def initialize(registry: Registry::HandlerRegistry.instance, variables: {}, rehearsal: nil)
       Native.check!
       @registry = registry
       start = { version: Native::BOUNDARY, handlers: registry.methods_by_name, variables: variables }
+      start[:rehearsal] = { steps: rehearsal } if rehearsal
       @native = Native.start(JSON.generate(start))
       about = JSON.parse(@native.about)
       @worker_id, @concurrency = about.values_at("worker_id", "concurrency")
