@@ -206,9 +206,9 @@ export class WorkerProcess {
 }
 
 /** Runs a program to its end. */
-export async function ran(command: string[], variables: Record<string, string> = {}) {
+export async function ran(command: string[], variables: Record<string, string> = {}, cwd = process.cwd()) {
   const [file = "", ...more] = command;
-  const child = spawn(file, more, { env: environment(variables), stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(file, more, { cwd, env: environment(variables), stdio: ["ignore", "pipe", "pipe"] });
   let [stdout, stderr] = ["", ""];
   child.stdout.on("data", (chunk) => {
     stdout += chunk;
