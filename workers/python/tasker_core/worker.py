@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -106,6 +107,7 @@ class Worker:
         self._loop.set_exception_handler(_loop_error)
         self._loop_hands_in = False
         self._ended = threading.Event()
+        self._process = os.getpid()
         self.subscribers.start_all()
         threading.Thread(target=self._loop.run_forever, name="tasker-loop", daemon=True).start()
         threading.Thread(target=self._poll, name="tasker-poll", daemon=True).start()
@@ -130,8 +132,8 @@ class Worker:
         return True
 
     def is_running(self) -> bool:
-        """Whether it fetches steps."""
-        return not self._ended.is_set()
+        """Whether it fetches steps; never in a process that was forked from its own, which has none of its threads."""
+        return not self._ended.is_set() and self._process == os.getpid()
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Waits until it has stopped; answers whether it has."""

@@ -122,8 +122,11 @@ refused(bootstrap_worker, registry)
 child = os.fork()
 if child == 0:
     refused(worker._native.poll, 0)
+    # One of its own.
+    bootstrap_worker(registry)
+    stop_worker()
     os._exit(0)
-os.waitpid(child, 0)
+assert os.waitpid(child, 0)[1] == 0
 server = Server.__new__(Server)
 server.url = os.environ["SERVER"]
 task = server.create("single", {})

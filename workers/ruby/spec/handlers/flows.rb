@@ -188,7 +188,7 @@ step_handler "flows.single" do |context|
   when "slow"
     unless context.retry?
       Flows.note(context, "begun")
-      sleep 2
+      sleep 3
       Flows.note(context, "ended #{context.cancelled?}")
     end
   when "wait for cancel"
