@@ -24,19 +24,24 @@ SAMPLE_EVERY = 5_000
 
 
 class Meter:
-    """Looks at the process every so many steps, once it is warm."""
+    """Looks at the process every so many steps, once it is warm. The first steps wait for each other, so that all the
+    threads are there that a worker of so many handlers ever needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, concurrency: int) -> None:
         self.count = 0
+        self._together = threading.Barrier(concurrency)
         self.samples: list[tuple[int, float, float, int]] = []
         self._lock = threading.Lock()
 
     def step(self) -> None:
         with self._lock:
             self.count += 1
+            is_first = self.count <= self._together.parties
             steps = self.count - WARM_UP
             if steps >= 0 and steps % SAMPLE_EVERY == 0:
                 self.samples.append((steps, time.monotonic(), rss_mb(), len(os.listdir("/proc/self/task"))))
+        if is_first:
+            self._together.wait()
 
     def told(self) -> dict[str, object]:
         first, last = self.samples[0], self.samples[-1]
@@ -67,9 +72,9 @@ def slope(points: list[tuple[int, float]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
 
 
-def rehearse(steps: int) -> dict[str, object]:
+def rehearse(steps: int, concurrency: int = 64) -> dict[str, object]:
     """Runs so many steps after the warm-up."""
-    meter = Meter()
+    meter = Meter(concurrency)
 
     @step_handler("rehearsal.next")
     @inputs("number")
@@ -79,7 +84,8 @@ def rehearse(steps: int) -> dict[str, object]:
 
     registry = HandlerRegistry()
     registry.register(following)
-    Worker(registry, rehearsal=WARM_UP + steps).wait()
+    variables = {"TASKER__WORKER__CONCURRENCY": str(concurrency)}
+    Worker(registry, variables, rehearsal=WARM_UP + steps).wait()
     return meter.told()
 
 

@@ -196,19 +196,13 @@ class Worker:
                 self._end(run, StepHandlerResult.failure(f"the handler `{step['handler_name']}` was unregistered"))
             elif _is_async(handler, run.method):
                 to_loop.append((run, handler))
-            elif not self._threads.run(lambda: self._run_sync(run, handler)):
+            elif not self._threads.run(lambda: copy_context().run(self._run_sync, run, handler)):
                 why = "too many handlers hang on after their time"
                 self._end(run, StepHandlerResult.failure(why, "worker_exhausted"))
         except BaseException as error:  # noqa: BLE001 - no thread can be started, no memory is left
             self._end(run, _outcome.failed(run.context, error))
 
     def _run_sync(self, run: _Run, handler: type[StepHandler]) -> None:
-        copy_context().run(self._call, run, handler)
-        # Whoever comes for the next step hands this outcome in too, even where this thread now runs a step that waits.
-        if not self._threads.are_coming():
-            self._hand_in()
-
-    def _call(self, run: _Run, handler: type[StepHandler]) -> None:
         _current.set(run.context)
         try:
             value: Any = getattr(handler(), run.method)(run.context)
@@ -283,13 +277,25 @@ class Worker:
             log.exception("outcomes of %s could not be handed in", steps)
             return False
         for run, verdict in zip(runs, verdicts):
-            ended = _EVENTS.get(run.parts["type"])
-            if observers and ended is not None:
-                _observed(ended, _outcome.plain(run.parts))
-            if verdict == "accepted":
-                for event in run.events:
-                    event.handed_in()
+            if observers or run.events:
+                self._tell(run, verdict == "accepted")
         return True
+
+    def _tell(self, run: _Run, is_accepted: bool) -> None:
+        """Tells publishers and observers on a thread of theirs: who hands in must not wait for them."""
+
+        def tell() -> None:
+            ended = _EVENTS.get(run.parts["type"])
+            if ended is not None:
+                _observed(ended, _outcome.plain(run.parts))
+            for event in run.events if is_accepted else ():
+                event.handed_in()
+
+        try:
+            if not self._threads.run(tell):
+                log.error("publishers of %s are told nothing: too many handlers hang", run.context.step_name)
+        except RuntimeError:
+            log.exception("publishers of %s are told nothing", run.context.step_name)
 
     def _resolve(self, questions: list[dict[str, Any]]) -> None:
         """Asks resolvers, which may import: the steps that wait need not wait for that."""

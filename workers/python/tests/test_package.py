@@ -42,9 +42,8 @@ def hello(project):
 
 
 def command(begin: str) -> str:
-    """The line of the README that begins like this."""
-    (line,) = (line for line in README.splitlines() if line.startswith(begin))
-    return line
+    """The first line of the README that begins like this."""
+    return next(line for line in README.splitlines() if line.startswith(begin))
 
 
 def of_project(project: Path, **more: str) -> dict[str, str]:
