@@ -430,6 +430,20 @@ pub(crate) enum TemplateCommand {
         #[arg(long, conflicts_with = "reason")]
         undo: bool,
     },
+    /// Write stubs of a template's handlers, with types made of its schemas; they run as they are
+    Generate {
+        /// The file of the template
+        file: PathBuf,
+        /// In which language
+        #[arg(long, value_enum)]
+        language: GenerateLanguage,
+        /// Apply the overrides of this environment
+        #[arg(long, env = "TASKER_ENV")]
+        environment: Option<String>,
+        /// Into this new file, instead of to standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Draw the graph of a template file, without a server
     Visualize {
         /// The file
@@ -440,6 +454,15 @@ pub(crate) enum TemplateCommand {
         #[command(flatten)]
         drawing: Drawing,
     },
+}
+
+/// The languages of handlers.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum GenerateLanguage {
+    Python,
+    Ruby,
+    Rust,
+    Typescript,
 }
 
 #[derive(Args, Debug)]

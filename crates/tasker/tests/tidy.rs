@@ -29,7 +29,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ),
     ("tasker-examples", &["tasker-client", "tasker-worker"]),
     ("tasker-python", &["tasker-client", "tasker-worker"]),
-    ("tasker-ruby", &["tasker-worker"]),
+    ("tasker-ruby", &["tasker-client", "tasker-worker"]),
     ("tasker-typescript", &["tasker-client", "tasker-worker"]),
 ];
 

@@ -1,6 +1,6 @@
 """The handler that the templates of `tasker bench` call.
 
-    DATABASE_URL=… python -m tasker_core worker --handlers workers/python/bench --namespace bench
+DATABASE_URL=… python -m tasker_core worker --handlers workers/python/bench --namespace bench
 """
 
 from __future__ import annotations

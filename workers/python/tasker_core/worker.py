@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar, copy_context
-from functools import lru_cache
+from contextvars import Context, ContextVar, copy_context
+from functools import lru_cache, partial
 from typing import Any, Optional
 
 from . import _native, _outcome
@@ -196,13 +196,19 @@ class Worker:
                 self._end(run, StepHandlerResult.failure(f"the handler `{step['handler_name']}` was unregistered"))
             elif _is_async(handler, run.method):
                 to_loop.append((run, handler))
-            elif not self._threads.run(lambda: copy_context().run(self._run_sync, run, handler)):
+            elif not self._threads.run(lambda: self._run_sync(run, handler)):
                 why = "too many handlers hang on after their time"
                 self._end(run, StepHandlerResult.failure(why, "worker_exhausted"))
         except BaseException as error:  # noqa: BLE001 - no thread can be started, no memory is left
             self._end(run, _outcome.failed(run.context, error))
 
     def _run_sync(self, run: _Run, handler: type[StepHandler]) -> None:
+        copy_context().run(self._call, run, handler)
+        # Whoever comes for the next step hands this outcome in too, even where this thread now runs a step that waits.
+        if not self._threads.are_coming():
+            self._hand_in()
+
+    def _call(self, run: _Run, handler: type[StepHandler]) -> None:
         _current.set(run.context)
         try:
             value: Any = getattr(handler(), run.method)(run.context)
@@ -212,15 +218,15 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - SystemExit and its like are failed attempts too
             result = _outcome.failed(run.context, error)
         self._end(run, result)
-        # Whoever comes for the next step hands this outcome in too, even where this thread now runs a step that waits.
-        if not self._threads.are_coming():
-            self._hand_in()
 
     def _begin_async(self, runs: list[tuple[_Run, type[StepHandler]]]) -> None:
         for run, handler in runs:
             run.task = self._loop.create_task(self._run_async(run, handler))
             # One that was cancelled before it began runs no line of ours.
-            run.task.add_done_callback(lambda _, attempt=run.id: self._runs.pop(attempt, None))
+            run.task.add_done_callback(partial(self._forget, run.id))
+
+    def _forget(self, attempt: str, _: object) -> None:
+        self._runs.pop(attempt, None)
 
     async def _run_async(self, run: _Run, handler: type[StepHandler]) -> None:
         _current.set(run.context)
@@ -232,7 +238,7 @@ class Worker:
         # What else ends in this turn of the loop goes with it.
         if not self._loop_hands_in:
             self._loop_hands_in = True
-            self._loop.call_soon(self._hand_in_of_loop)
+            self._loop.call_soon(self._hand_in_of_loop, context=Context())
 
     def _hand_in_of_loop(self) -> None:
         self._loop_hands_in = False

@@ -1,4 +1,5 @@
-//! `TaskerCore::Native`: the six functions of the boundary, with Ruby's lock (the GVL) released while they wait.
+//! `TaskerCore::Native`: the functions of the boundary and the client, with Ruby's lock (the GVL) released while they
+//! wait.
 
 #![expect(missing_docs, reason = "what the macro of `init` writes has none, and nothing else is public")]
 
@@ -12,7 +13,8 @@ use magnus::rb_sys::protect;
 use magnus::{
     Class, DataTypeFunctions, Error, ExceptionClass, Module, Object, RClass, RModule, Ruby, TypedData, function, method,
 };
-use tasker_worker::boundary::{Boundary, BoundaryError, Interrupt};
+use tasker_client::calls::Calls;
+use tasker_worker::boundary::{self, Boundary, BoundaryError, Interrupt};
 
 /// A running worker.
 #[derive(Debug, DataTypeFunctions, TypedData)]
@@ -48,22 +50,69 @@ impl Worker {
     }
 }
 
+/// A client of one server.
+#[derive(Debug, DataTypeFunctions, TypedData)]
+#[magnus(class = "TaskerCore::Native::Client", free_immediately, size)]
+struct Client(Calls);
+
+impl Client {
+    /// Of the server at this address; without one, of the configuration's.
+    fn new(ruby: &Ruby, url: Option<String>) -> Result<Self, Error> {
+        let url = url.map_or_else(boundary::orchestration_url, Ok).map_err(|refused| raised(ruby, &refused))?;
+        Ok(Self(Calls::new(url)))
+    }
+
+    /// One operation, JSON, and its answer. Nothing interrupts it.
+    fn call(ruby: &Ruby, this: &Self, message: String) -> Result<String, Error> {
+        waited(ruby, || Ok(this.0.call(&message)), None)
+    }
+}
+
+/// A task in memory.
+#[derive(Debug, DataTypeFunctions, TypedData)]
+#[magnus(class = "TaskerCore::Native::Simulation", free_immediately, size)]
+struct Simulation(boundary::Simulation);
+
+impl Simulation {
+    /// Starts a task.
+    fn new(ruby: &Ruby, message: String) -> Result<Self, Error> {
+        boundary::Simulation::start(&message).map(Self).map_err(|refused| raised(ruby, &refused))
+    }
+
+    /// The steps that can run now.
+    fn next(ruby: &Ruby, this: &Self) -> Result<String, Error> {
+        this.0.next().map_err(|refused| raised(ruby, &refused))
+    }
+
+    /// Takes outcomes and answers what became of each.
+    fn complete(ruby: &Ruby, this: &Self, message: String) -> Result<String, Error> {
+        this.0.complete(&message).map_err(|refused| raised(ruby, &refused))
+    }
+
+    /// How the task is.
+    fn state(ruby: &Ruby, this: &Self) -> Result<String, Error> {
+        this.0.state().map_err(|refused| raised(ruby, &refused))
+    }
+}
+
 /// Starts a worker.
 fn start(ruby: &Ruby, message: String) -> Result<Worker, Error> {
     waited(ruby, || Boundary::start(&message), None).map(Worker)
 }
 
-/// Calls the boundary without the lock; what it refuses is raised as `TaskerCore::Errors::WorkerError`.
+/// Calls the boundary without the lock.
 fn waited<T>(ruby: &Ruby, work: impl Fn() -> Result<T, BoundaryError>, unblock: Option<&dyn Fn()>) -> Result<T, Error> {
-    without_lock(&work, unblock)?.map_err(|refused| {
-        let raised = || -> Result<Error, Error> {
-            let errors =
-                ruby.class_object().const_get::<_, RModule>("TaskerCore")?.const_get::<_, RModule>("Errors")?;
-            let class: ExceptionClass = errors.const_get("WorkerError")?;
-            Ok(class.new_instance((refused.code(), refused.to_string()))?.into())
-        };
-        raised().unwrap_or_else(|error| error)
-    })
+    without_lock(&work, unblock)?.map_err(|refused| raised(ruby, &refused))
+}
+
+/// What the boundary refuses, as a `TaskerCore::Errors::WorkerError`.
+fn raised(ruby: &Ruby, refused: &BoundaryError) -> Error {
+    let made = || -> Result<Error, Error> {
+        let errors = ruby.class_object().const_get::<_, RModule>("TaskerCore")?.const_get::<_, RModule>("Errors")?;
+        let class: ExceptionClass = errors.const_get("WorkerError")?;
+        Ok(class.new_instance((refused.code(), refused.to_string()))?.into())
+    };
+    made().unwrap_or_else(|error| error)
 }
 
 /// Runs `work` while other threads of Ruby may run. `unblock` is called, by any thread, when Ruby wants this one back;
@@ -132,5 +181,15 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     worker.define_method("poll", method!(Worker::poll, 1))?;
     worker.define_method("complete", method!(Worker::complete, 1))?;
     worker.define_method("heartbeat", method!(Worker::heartbeat, 1))?;
-    worker.define_method("stop", method!(Worker::stop, 1))
+    worker.define_method("stop", method!(Worker::stop, 1))?;
+    let client: RClass = native.define_class("Client", ruby.class_object())?;
+    client.undef_default_alloc_func();
+    client.define_singleton_method("new", function!(Client::new, 1))?;
+    client.define_method("call", method!(Client::call, 1))?;
+    let simulation: RClass = native.define_class("Simulation", ruby.class_object())?;
+    simulation.undef_default_alloc_func();
+    simulation.define_singleton_method("new", function!(Simulation::new, 1))?;
+    simulation.define_method("next", method!(Simulation::next, 0))?;
+    simulation.define_method("complete", method!(Simulation::complete, 1))?;
+    simulation.define_method("state", method!(Simulation::state, 0))
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cases;
+mod generated;
 mod handlers;
 mod side;
 
@@ -57,6 +58,7 @@ async fn results_of(language: &str, command: &str, cases: &[Case]) -> Results {
     for (case, task) in tasks {
         keep(case, side.rests(case, task).await);
     }
+    assert!(side.completes_generated().await, "{language}: generated handlers do not run: {}", side.log());
     for case in alone {
         let task = side.create(case).await;
         side.restart_when_it_has_ended().await;

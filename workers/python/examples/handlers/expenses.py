@@ -1,4 +1,4 @@
-"""Approval of expenses: a decision that creates the approvals that an amount needs, and a payment that waits for those."""
+"""Approval of expenses: a decision creates the approvals that an amount needs, and a payment waits for those."""
 
 from __future__ import annotations
 

@@ -12,9 +12,7 @@ from tasker_core.step_handler.functional import inputs, step_handler
 
 @step_handler("stock.Value")
 @inputs("products_file", "fail_at")
-def value(
-    products_file: str, fail_at: Optional[int], context: StepContext
-) -> Union[StepHandlerResult, dict[str, Any]]:
+def value(products_file: str, fail_at: Optional[int], context: StepContext) -> Union[StepHandlerResult, dict[str, Any]]:
     catalogue = products.read(products_file)
     start = context.checkpoint_cursor or 0
     counted = context.accumulated_results or {"units": 0, "stock_value_cents": 0, "began_at": []}

@@ -191,7 +191,9 @@ def _made(function: F, name: str, version: str, bases: tuple[type, ...], finish:
     async def call_async(self: StepHandler, context: StepContext) -> StepHandlerResult:
         try:
             done = begin(self, context)
-            return done if done is not None else finish(self, await function(**_arguments(function, parameters, context)))
+            return (
+                done if done is not None else finish(self, await function(**_arguments(function, parameters, context)))
+            )
         except Exception as error:  # noqa: BLE001 - a failed attempt
             return failed(context, error)
 
@@ -208,9 +210,7 @@ def _declare(function: Any, argument: str, given: Given) -> None:
     function._tasker_arguments[argument] = given
 
 
-def _arguments(
-    function: Any, parameters: Mapping[str, inspect.Parameter], context: StepContext
-) -> dict[str, Any]:
+def _arguments(function: Any, parameters: Mapping[str, inspect.Parameter], context: StepContext) -> dict[str, Any]:
     declared: dict[str, Given] = getattr(function, "_tasker_arguments", {})
     arguments = {}
     for argument, given in declared.items():

@@ -103,13 +103,24 @@ module TaskerCore
       error_type "business_logic_error"
     end
 
-    # The worker refuses. `code` is one of docs/boundary.md's, or `stop_in_handler`, or `already_running`.
+    # The worker refuses, or a simulation. `code` is one of docs/boundary.md's, or `stop_in_handler`, or `already_running`.
     class WorkerError < Error
       attr_reader :code
 
       def initialize(code, message)
         super(message)
         @code = code
+      end
+    end
+
+    # The server refuses a call of a Client, or none answers. `code` is the server's, or `USAGE`, `UNREACHABLE`,
+    # `TIMEOUT`, `DECODE`; `status` and `retry_after` (seconds) are nil where the server did not say them.
+    class ClientError < Error
+      attr_reader :code, :status, :retry_after, :details
+
+      def initialize(code:, message:, status: nil, retry_after: nil, details: {}, **)
+        super(message)
+        @code, @status, @retry_after, @details = code, status, retry_after, details
       end
     end
 

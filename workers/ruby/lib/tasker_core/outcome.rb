@@ -88,7 +88,7 @@ module TaskerCore
       ""
     end
 
-    # The boundary's outcome. What can't be encoded becomes a permanent failure that says where.
+    # The boundary's outcome, of each key its JSON. What can't be encoded becomes a permanent failure that says where.
     def encoded(attempt, result)
       written(attempt, result)
     rescue Portable::NotPortable => e
@@ -105,6 +105,11 @@ module TaskerCore
       parts = { "id" => Portable.encode("the id", attempt), **parts_of(result) }
       with_metadata = !Result::CheckpointYield.===(result) && result.metadata && !result.metadata.empty?
       parts["metadata"] = Portable.encode("the metadata", result.metadata) if with_metadata
+      parts
+    end
+
+    # One object of these keys and their JSON.
+    def message(parts)
       "{#{parts.map { |key, value| "\"#{key}\":#{value}" }.join(",")}}"
     end
 

@@ -15,9 +15,14 @@ module TaskerCore
       INSTANCE_LOCK = Mutex.new
       private_constant :INSTANCE_LOCK
 
+      # Finds a class by its own name, where the handler has another one.
+      CLASS_LOOKUP = "class_lookup"
+
       def initialize
         @handlers = {}
         @folders = []
+        @resolvers = {}
+        @resolved = {}
         @lock = Mutex.new
       end
 
@@ -50,6 +55,34 @@ module TaskerCore
         @lock.synchronize { @handlers[name.to_s] }
       end
 
+      # Registers what finds handlers by other means than their names; templates may name it (`handler.resolver`). The
+      # block is asked once about each callable and method, on a thread of its own, and answers a handler class or nil.
+      #
+      #   registry.register_resolver("sql") { |callable, method| SqlFile if callable.start_with?("sql:") }
+      def register_resolver(name, &resolver)
+        raise ArgumentError, "a resolver needs a block" unless resolver
+        if name == CLASS_LOOKUP || (@resolvers[name.to_s] ||= resolver) != resolver
+          raise Errors::ConfigurationError, "a resolver named `#{name}` is registered already"
+        end
+      end
+
+      # Every resolver, in the order in which they are asked. The last is `class_lookup`, where folders were discovered:
+      # it finds the handler classes that they define by the classes' names.
+      def resolver_names
+        @folders.empty? ? @resolvers.keys : [*@resolvers.keys, CLASS_LOOKUP]
+      end
+
+      # The class that is registered under a name, or that a resolver finds; nil where there is none. A resolver that
+      # raises knows nothing.
+      def find(name, method = "call", resolver = nil)
+        return handler_class(name) if resolver.nil?
+
+        asked = [resolver, name, method]
+        return @resolved[asked] if @resolved.key?(asked)
+
+        @resolved[asked] = resolved(*asked)
+      end
+
       # Whether there is a handler of this name.
       def handler_available?(name)
         !handler_class(name).nil?
@@ -70,7 +103,7 @@ module TaskerCore
       # Forgets all.
       def clear!
         @lock.synchronize { @handlers.clear }
-        @folders.clear
+        [@folders, @resolvers, @resolved].each(&:clear)
       end
 
       # Registers every handler that the program has defined; answers how many.
@@ -100,6 +133,7 @@ module TaskerCore
         elsewhere = before.reject { |_, handler| of_folders[handler] }
         handlers = fresh.handlers_by_name.merge(elsewhere)
         @lock.synchronize { @handlers = handlers }
+        @resolved.clear
       end
 
       # The class of each handler, by name.
@@ -108,6 +142,27 @@ module TaskerCore
       end
 
       private
+
+      def resolved(resolver, name, method)
+        found = resolver == CLASS_LOOKUP ? of_folders(name) : @resolvers[resolver]&.call(name, method)
+        return if found.nil?
+
+        check(found)
+        found if found.handler_methods.include?(method)
+      rescue Exception => e # it counts as knowing nothing
+        why = "#{Outcome.class_name(e)}: #{Outcome.said(e)}"
+        TaskerCore.logger.error("the resolver #{resolver} was asked for #{name}: #{why}")
+        nil
+      end
+
+      # Templates must not make a worker load anything: only what is there already is looked at.
+      def of_folders(name)
+        @folders.each do |path|
+          found = Folder.new(path).handlers.find { |handler| handler.name == name && handler.runnable? }
+          return found if found
+        end
+        nil
+      end
 
       def register_all(classes)
         runnable = classes.select(&:runnable?)

@@ -21,6 +21,11 @@ module TaskerCore
         Testing.run(handler, Testing.make_context(inputs, **more), method: method)
       end
 
+      # Runs a whole workflow: see Testing.run_workflow.
+      def run_workflow(template, inputs = nil, **more)
+        Testing.run_workflow(template, inputs, **more)
+      end
+
       RSpec::Matchers.define :succeed_with do |expected|
         match { |result| result.is_a?(Types::StepHandlerCallResult::Success) && values_match?(expected, result.result) }
         failure_message { |result| "expected a success with #{expected.inspect}, got #{result.inspect}" }

@@ -5,10 +5,13 @@ require "securerandom"
 require "tasker_core"
 
 module TaskerCore
-  # Handlers alone, without PostgreSQL or a worker.
+  # Handlers alone, and whole workflows, without PostgreSQL or a worker.
   #
   #   context = TaskerCore::Testing.make_context(dependencies: { validate_cart: { total: 5 } })
   #   TaskerCore::Testing.run(Charge, context).result   # => {"charged" => 5}
+  #
+  #   order = TaskerCore::Testing.run_workflow("templates/order.yaml", { items: 3 }, handlers: [ValidateCart, Charge])
+  #   order.results["charge"]   # => {"charged" => 5}
   module Testing
     module_function
 
@@ -31,7 +34,7 @@ module TaskerCore
     # what can't be encoded `result_not_serializable`. A result is answered as later steps would read it.
     def run(handler, context = make_context, method: "call")
       result = called(handler, context, method)
-      said = JSON.parse(Outcome.encoded("0.0", result), max_nesting: false)
+      said = JSON.parse(Outcome.message(Outcome.encoded("0.0", result)), max_nesting: false)
       case said["type"]
       when "success"
         Types::StepHandlerCallResult.success(result: said["result"], metadata: said["metadata"])
@@ -39,6 +42,18 @@ module TaskerCore
         result.failure? && said["error_type"] == result.error_type ? result : refused(said)
       else Types::StepHandlerCallResult.checkpoint_yield(**said.except("id", "type").transform_keys(&:to_sym))
       end
+    end
+
+    # Runs all steps of a template (a path, or its YAML) in this process: decisions, batches, checkpoints, retries and
+    # events as a server and a worker have them, with the lifecycle in memory. Backoffs pass in no time: the task has a
+    # time of its own, which goes on to the next retry when there is nothing else to do. Answers a Workflow.
+    #
+    # `handlers` are classes, as blocks are too, or a hash from names to them; without them those of
+    # HandlerRegistry.instance run. `environment` is whose overrides of the template count. Not simulated: timeouts,
+    # cancels, limits of resources. Raises ConfigurationError where a handler is missing, and what a server would refuse
+    # as WorkerError.
+    def run_workflow(template, inputs = nil, **more)
+      Simulated.new(template, inputs, **more).run
     end
 
     class << self
@@ -65,3 +80,5 @@ module TaskerCore
     end
   end
 end
+
+require_relative "testing/workflow"

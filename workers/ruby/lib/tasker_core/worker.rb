@@ -25,22 +25,24 @@ module TaskerCore
       end
     end
 
-    attr_reader :registry, :worker_id, :concurrency
+    attr_reader :registry, :worker_id, :concurrency, :orchestration_url
 
     # Starts. `variables` are those of the configuration, and win over the environment's. With `rehearsal`, it runs so
     # many made-up steps of the first handler, without a database, and ends.
     def initialize(registry: Registry::HandlerRegistry.instance, variables: {}, rehearsal: nil)
       Native.check!
       @registry = registry
-      start = { version: Native::BOUNDARY, handlers: registry.methods_by_name, variables: variables }
-      start[:rehearsal] = { steps: rehearsal } if rehearsal
-      @native = Native.start(JSON.generate(start))
+      @publishers = DomainEvents::PublisherRegistry.instance
+      @subscribers = DomainEvents::SubscriberRegistry.instance
+      @native = Native.start(JSON.generate(start_message(variables, rehearsal)))
       about = JSON.parse(@native.about)
-      @worker_id, @concurrency = about.values_at("worker_id", "concurrency")
-      @threads = Threads.new(@concurrency + SPARE_THREADS)
+      @worker_id, @concurrency, @orchestration_url = about.values_at("worker_id", "concurrency", "orchestration_url")
+      @threads = Threads.new(@concurrency + SPARE_THREADS) { hand_in }
       @runs = {}
+      @outcomes = []
       @lock = Mutex.new
       @process = Process.pid
+      @subscribers.start_all
       Thread.handle_interrupt(Object => :never) { @poll = Thread.new { poll } }
       @poll.name = "tasker-poll"
     end
@@ -53,6 +55,7 @@ module TaskerCore
 
       @native.stop(grace && (grace * 1000).to_i)
       @poll.join(LAST_WORDS)
+      @subscribers.stop_all
       runs.each { |run| run.context.cancel! }
       @threads.close
     end
@@ -84,6 +87,12 @@ module TaskerCore
 
     private
 
+    def start_message(variables, rehearsal)
+      said = { version: Native::BOUNDARY, handlers: registry.methods_by_name, resolvers: registry.resolver_names,
+               publishers: @publishers.names, subscriptions: @subscribers.globs, variables: variables }
+      rehearsal ? { **said, rehearsal: { steps: rehearsal } } : said
+    end
+
     def runs
       @lock.synchronize { @runs.values }
     end
@@ -95,6 +104,9 @@ module TaskerCore
         batch = JSON.parse(said, max_nesting: false)
         batch["notices"].each { |notice| notice(notice["id"]) }
         batch["steps"].each { |step| begin_run(step) }
+        batch["events"].each { |told| @subscribers.tell(told["subscription"], told["event"]) }
+        questions = batch["questions"]
+        Thread.new { answer(questions) } unless questions.empty?
       end
     rescue Errors::WorkerError => e
       TaskerCore.logger.error("the worker ended: #{e.message}") unless e.code == "stopped"
@@ -115,14 +127,21 @@ module TaskerCore
     end
 
     def hand_over(run)
-      handler = @registry.handler_class(run.context.handler_name)
+      context = run.context
+      handler = @registry.find(context.handler_name, run.entry, context.event["resolver"])
       if handler.nil?
-        end_run(run, Outcome.failure("the handler `#{run.context.handler_name}` was unregistered"))
+        refuse(run, Outcome.failure("the handler `#{context.handler_name}` was unregistered"))
       elsif !@threads.run { run_handler(run, handler) }
-        end_run(run, Outcome.failure("too many handlers hang on after their time", error_type: "worker_exhausted"))
+        refuse(run, Outcome.failure("too many handlers hang on after their time", error_type: "worker_exhausted"))
       end
     rescue Exception => e # no thread can be started, no memory is left
-      end_run(run, Outcome.failed(run.context, e))
+      refuse(run, Outcome.failed(run.context, e))
+    end
+
+    # There may be no thread that could hand it in.
+    def refuse(run, result)
+      end_run(run, result)
+      hand_in
     end
 
     # Whatever ends the handler, the attempt has an outcome.
@@ -141,15 +160,61 @@ module TaskerCore
       end_run(run, result || Outcome.of_killed)
     end
 
+    # One that publishes is handed in at once, because its publishers are told; of the others many at a time.
     def end_run(run, result)
-      @lock.synchronize { @runs.delete(run.id) }
-      @native.complete("{\"outcomes\":[#{Outcome.encoded(run.id, result)}]}")
-    rescue Errors::WorkerError => e
       # The handler came back in a process that it forked: the attempt is the other one's.
-      exit!(1) if e.code == "forked"
-      TaskerCore.logger.error("an outcome of #{run.context.step_name} was refused: #{e.message}") if e.code != "stopped"
-    rescue Exception => e # the attempt ends by its time
-      TaskerCore.logger.error("an outcome of #{run.context.step_name} could not be handed in: #{Outcome.said(e)}")
+      exit!(1) if Process.pid != @process
+      parts = Outcome.encoded(run.id, result)
+      events = published(run.context, parts)
+    ensure
+      # Also where the user's code ended the thread.
+      hand_over_outcome(run, parts || Outcome.encoded(run.id, Outcome.of_killed), events || [])
+    end
+
+    def published(context, parts)
+      (context.event["publishes"] || []).empty? ? [] : @publishers.mappings(context, parts)
+    end
+
+    def hand_over_outcome(run, parts, events)
+      parts["events"] = "[#{events.map(&:encoded).join(",")}]" unless events.empty?
+      outcome = Outcome.message(parts)
+      @lock.synchronize do
+        @runs.delete(run.id)
+        @outcomes << outcome if events.empty?
+      end
+      return @threads.round if events.empty?
+
+      events.each(&:handed_in) if complete([outcome]) == ["accepted"]
+    end
+
+    # What has gathered.
+    def hand_in
+      outcomes = @lock.synchronize { @outcomes.shift(@outcomes.size) }
+      return if outcomes.empty? || complete(outcomes)
+
+      # One that can't be read must not cost the others; those that were taken are over.
+      outcomes.each { |outcome| complete([outcome]) } if outcomes.size > 1
+    end
+
+    # Answers the verdicts; nil where it is refused.
+    def complete(outcomes)
+      JSON.parse(@native.complete("{\"outcomes\":[#{outcomes.join(",")}]}"))["verdicts"]
+    rescue Errors::WorkerError => e
+      TaskerCore.logger.error("#{outcomes.size} outcomes were refused: #{e.message}") if e.code != "stopped"
+      e.code == "stopped" ? [] : nil
+    rescue Exception => e # the attempts end by their time
+      TaskerCore.logger.error("#{outcomes.size} outcomes could not be handed in: #{Outcome.said(e)}")
+      nil
+    end
+
+    # Asks resolvers, which may take their time: the steps that wait need not wait for that.
+    def answer(questions)
+      answers = questions.map do |each|
+        { **each, "found" => !@registry.find(*each.values_at("callable", "method", "resolver")).nil? }
+      end
+      @native.complete(JSON.generate({ outcomes: [], answers: answers }))
+    rescue Errors::WorkerError # it has stopped
+      nil
     end
 
     def pulse(attempt)

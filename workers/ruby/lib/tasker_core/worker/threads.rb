@@ -2,34 +2,46 @@
 
 module TaskerCore
   class Worker
-    # As many threads as work needs at once.
+    # As many threads as work needs at once, and as few as it lets: a thread that waits is woken where others can't go on.
+    #
+    # One at a time is on its way. It comes to run once a thread that works lets it, by waiting for something or by having
+    # worked for long; until then the one that works takes what comes next. So work that is quick is done by one thread,
+    # without a change of threads, and work that waits never keeps other work waiting.
     #
     # What other threads do to one of them (`Thread#raise`, `Thread#kill`, the end of the program) reaches it where the
     # work lets it, and while it is idle. One that ends so is made up for.
     class Threads
-      def initialize(most)
+      # The block is called after a #round: by a thread on its way, at once; by one that works, when nothing else waits.
+      def initialize(most, &round)
         @most = most
+        @round = round
         @work = []
         @lock = Mutex.new
         @ready = ConditionVariable.new
-        @idle = 0
-        @count = 0
-        @closed = false
+        @idle = @count = 0
+        @is_round_wanted = @is_on_its_way = @closed = false
       end
 
-      # Runs the block on a thread; false where all that there may be are busy. The block is called with everything from
+      # Calls the block on a thread; false where all that there may be are busy. The block is called with everything from
       # other threads held back.
       def run(&work)
         @lock.synchronize do
-          if @idle > @work.size
-            @work << work
-            @ready.signal
-            return true
-          end
-          return false if @count >= @most
+          return false if @work.size + @count - @idle >= @most
 
-          start(work)
+          @work << work
+          wake
           true
+        rescue ThreadError, NoMemoryError
+          @work.pop
+          raise
+        end
+      end
+
+      # Wants the round; once, however often it is wanted before it is made.
+      def round
+        @lock.synchronize do
+          @is_round_wanted = true
+          wake
         end
       end
 
@@ -49,44 +61,78 @@ module TaskerCore
       private
 
       # With the lock.
-      def start(work)
+      def wake
+        return if @is_on_its_way || (@work.empty? && !@is_round_wanted)
+
+        if @idle.positive?
+          @is_on_its_way = true
+          @ready.signal
+        elsif @count < @most
+          start
+          @is_on_its_way = true
+        end
+      rescue ThreadError, NoMemoryError
+        # Those that there are come to it later.
+        raise if @count.zero?
+      end
+
+      # With the lock.
+      def start
         Thread.handle_interrupt(Object => :never) do
-          thread = Thread.new { serve(work) }
+          thread = Thread.new { serve }
           @count += 1
           thread.name = "tasker-handler"
         end
       end
 
       # Held back from the first line on: a thread begins with the mask of the one that made it.
-      def serve(work)
+      def serve
         Thread.current.report_on_exception = false
+        work = @lock.synchronize { first_work }
         while work
           work.call
-          work = next_work
+          work = @lock.synchronize { next_work || (@closed ? nil : awaited_work) }
         end
       ensure
-        ended
+        @lock.synchronize do
+          @count -= 1
+          wake
+        end
+      end
+
+      # For a thread that comes to help. With the lock, as what follows.
+      def first_work
+        @is_on_its_way = false
+        taken(wanted_round || @work.shift)
       end
 
       def next_work
-        @lock.synchronize do
-          return if @closed
-
-          @idle += 1
-          begin
-            Thread.handle_interrupt(Object => :on_blocking) { @ready.wait(@lock) } while @work.empty? && !@closed
-          ensure
-            @idle -= 1
-          end
-          @work.shift
-        end
+        taken(@work.shift || wanted_round)
       end
 
-      # What was meant for this thread goes to another one.
-      def ended
-        @lock.synchronize do
-          @count -= 1
-          start(@work.shift) if @work.size > @idle
+      def taken(work)
+        wake if work
+        work
+      end
+
+      def wanted_round
+        return unless @is_round_wanted
+
+        @is_round_wanted = false
+        @round
+      end
+
+      def awaited_work
+        loop do
+          @idle += 1
+          begin
+            Thread.handle_interrupt(Object => :on_blocking) { @ready.wait(@lock) }
+          ensure
+            @idle -= 1
+            @is_on_its_way = false
+          end
+          work = first_work
+          return work if work || @closed
         end
       end
     end
