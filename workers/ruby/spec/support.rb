@@ -55,8 +55,8 @@ class Client
     JSON.parse(answer.body, max_nesting: false)
   end
 
-  def create(name, context)
-    call("POST", "/v1/tasks", { namespace: "rb", name: name, context: context })["task_uuid"]
+  def create(name, context, namespace: "rb")
+    call("POST", "/v1/tasks", { namespace: namespace, name: name, context: context })["task_uuid"]
   end
 
   # The task once nothing of it can move any more.
@@ -68,8 +68,8 @@ class Client
   end
 
   # Runs a task; answers its steps by name, with `status` beside them.
-  def run(name, context)
-    task = create(name, context)
+  def run(name, context, **more)
+    task = create(name, context, **more)
     { "status" => wait(task)["status"], "task" => task, **steps(task) }
   end
 
