@@ -34,7 +34,9 @@ RSpec.describe TaskerCore::Client do
   end
 
   it "creates many at once, each on its own, and lists them page by page" do
-    requests = Array.new(3) { |n| client.task_request("linear", namespace: "rb", context: { number: n }, tags: ["bulk"]) }
+    requests = Array.new(3) do |n|
+      client.task_request("linear", namespace: "rb", context: { number: n }, tags: ["bulk"])
+    end
     made = client.create_tasks([*requests, client.task_request("nothing", namespace: "rb")])
     expect(made.map(&:status)).to eq([201, 201, 201, 404])
     expect(made.last.error.code).to eq("TEMPLATE_NOT_FOUND")
@@ -77,7 +79,7 @@ RSpec.describe TaskerCore::Client do
     expect(refused { described_class.new("http://127.0.0.1:1").health_check }).to eq(["UNREACHABLE", nil])
     expect(refused { described_class.new("ftp://x").health_check }).to eq(["USAGE", nil])
     expect { client.create_task("strict", namespace: "nobody", context: { number: "x" }) }
-      .to raise_error { |error| expect([error.status, error.details.to_s]).to match([422, /number/]) }
+      .to(raise_error { |error| expect([error.status, error.details.to_s]).to match([422, /number/]) })
   end
 
   it "serves many threads" do

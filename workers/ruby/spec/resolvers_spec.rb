@@ -28,7 +28,8 @@ RSpec.describe "resolvers" do
     it "find what a template calls that comes later, and leave what is not there" do
       client = TaskerCore::Client.new(server.url)
       tasks = { "late" => "Found::Outer", "never" => "Found::Nobody" }.to_h do |name, handler|
-        yaml = "name: #{name}\nnamespace_name: rb_#{name}\nversion: 1.0.0\nsteps: [{name: only, handler: '#{handler}'}]\n"
+        steps = "steps: [{name: only, handler: '#{handler}'}]"
+        yaml = "name: #{name}\nnamespace_name: rb_#{name}\nversion: 1.0.0\n#{steps}\n"
         server.call("POST", "/v1/templates", { yaml: yaml })
         [name, client.create_task(name, namespace: "rb_#{name}").task_uuid]
       end
@@ -61,9 +62,8 @@ RSpec.describe "resolvers" do
     before = registry.find("Lookup::Named", "call", "class_lookup")
     registry.reload!
     expect(found["Lookup::Named"]).not_to equal(before)
-    ["Lookup::Abstract", "Lookup::Other", "TaskerCore::StepHandler::Base", "Found::Outer", "Kernel", "a b", ""].each do |name|
-      expect(found[name]).to be_nil
-    end
+    others = ["Lookup::Abstract", "Lookup::Other", "TaskerCore::StepHandler::Base", "Found::Outer", "Kernel", "a b", ""]
+    expect(others.map(&found)).to eq([nil] * others.size)
   end
 
   it "know nothing where they raise or answer nonsense" do

@@ -137,12 +137,13 @@ end
 
 # `tasker dev`: a server and its PostgreSQL.
 class Server < Client
+  BINARY = ENV["TASKER_BIN"] || File.expand_path("../../../target/debug/tasker", HERE)
+
   attr_reader :database_url
 
-  def initialize(folder)
-    binary = ENV["TASKER_BIN"] || File.expand_path("../../../target/debug/tasker", HERE)
-    command = [binary, "dev", "--data-dir", "#{folder}/postgres", "--templates", "#{HERE}/templates"]
-    @program = Program.new(command, environment(TASKER_WEB_BIND_ADDRESS: "127.0.0.1:0"), "#{folder}/server.log")
+  def initialize(folder, templates: "#{HERE}/templates", **more)
+    command = [BINARY, "dev", "--data-dir", "#{folder}/postgres", "--templates", templates]
+    @program = Program.new(command, environment(TASKER_WEB_BIND_ADDRESS: "127.0.0.1:0", **more), "#{folder}/server.log")
     said = @program.until_it_says(/Ctrl-C/)
     @database_url = said[/DATABASE_URL=(\S+)/, 1]
     super(said[%r{API\s+(http://[^/\s]+)}, 1])
@@ -162,8 +163,8 @@ end
 class WorkerProgram < Program
   attr_reader :greeting
 
-  def initialize(server, log, arguments: ["--handlers", "#{HERE}/handlers"], **more)
-    super([*COMMAND, *arguments], environment(**server.settings, **more), log)
+  def initialize(server, log, arguments: ["--handlers", "#{HERE}/handlers"], command: [*COMMAND, *arguments], **more)
+    super(command, environment(**server.settings, **more), log)
     @greeting = until_it_says(/^worker /)
   end
 end
