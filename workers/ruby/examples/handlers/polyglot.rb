@@ -6,7 +6,8 @@ require "tasker_core"
 module Polyglot
   extend TaskerCore::StepHandler::Functional
 
+  # The first one, where several words are as long.
   step_handler "polyglot.FindLongest", inputs: [:text] do |text|
-    { language: "ruby", longest: text.split.max_by(&:length) }
+    { language: "ruby", longest: text.split.max_by(&:size).to_s }
   end
 end
