@@ -147,6 +147,9 @@ pub(crate) struct RunBench {
     /// One process, or a server and a worker of their own
     #[arg(long, value_enum, default_value = "local")]
     pub(crate) mode: BenchMode,
+    /// In queue mode, with a worker in this language, such as python:./workers/python/bench
+    #[arg(long = "worker", value_name = "LANGUAGE:DIR")]
+    pub(crate) worker: Option<Folder>,
     /// One task after another
     #[arg(long, conflicts_with = "throughput")]
     pub(crate) latency: bool,
