@@ -22,6 +22,14 @@ RSpec.describe "names" do
     "BatchProcessing::BatchAggregationScenario" => %i[no_batches? batch_results worker_count],
     "Registry::HandlerRegistry" => %i[resolve_handler register_handler handler_available? registered_handlers
                                       bootstrap_handlers!],
+    "Client" => %i[create_task get_task list_tasks cancel_task list_task_steps get_step get_step_audit_history
+                   health_check],
+    "DomainEvents::BasePublisher" => %i[publisher_name should_publish? transform_payload additional_metadata
+                                        before_publish after_publish on_publish_error publish],
+    "DomainEvents::DefaultPublisher" => %i[publish],
+    "DomainEvents::BaseSubscriber" => %i[subscribes_to handle before_handle after_handle on_handle_error matches?],
+    "DomainEvents::PublisherRegistry" => %i[register get get_or_default validate_required freeze!],
+    "DomainEvents::SubscriberRegistry" => %i[register start_all stop_all stats],
     "Worker::EventPoller" => %i[start! stop! active?], "Worker::EventBridge" => %i[start! stop! active?]
   }.freeze
 

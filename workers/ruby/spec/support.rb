@@ -55,8 +55,8 @@ class Client
     JSON.parse(answer.body, max_nesting: false)
   end
 
-  def create(name, context)
-    call("POST", "/v1/tasks", { namespace: "rb", name: name, context: context })["task_uuid"]
+  def create(name, context, namespace: "rb")
+    call("POST", "/v1/tasks", { namespace: namespace, name: name, context: context })["task_uuid"]
   end
 
   # The task once nothing of it can move any more.
@@ -68,8 +68,8 @@ class Client
   end
 
   # Runs a task; answers its steps by name, with `status` beside them.
-  def run(name, context)
-    task = create(name, context)
+  def run(name, context, **more)
+    task = create(name, context, **more)
     { "status" => wait(task)["status"], "task" => task, **steps(task) }
   end
 
@@ -137,12 +137,13 @@ end
 
 # `tasker dev`: a server and its PostgreSQL.
 class Server < Client
+  BINARY = ENV["TASKER_BIN"] || File.expand_path("../../../target/debug/tasker", HERE)
+
   attr_reader :database_url
 
-  def initialize(folder)
-    binary = ENV["TASKER_BIN"] || File.expand_path("../../../target/debug/tasker", HERE)
-    command = [binary, "dev", "--data-dir", "#{folder}/postgres", "--templates", "#{HERE}/templates"]
-    @program = Program.new(command, environment(TASKER_WEB_BIND_ADDRESS: "127.0.0.1:0"), "#{folder}/server.log")
+  def initialize(folder, templates: "#{HERE}/templates", **more)
+    command = [BINARY, "dev", "--data-dir", "#{folder}/postgres", "--templates", templates]
+    @program = Program.new(command, environment(TASKER_WEB_BIND_ADDRESS: "127.0.0.1:0", **more), "#{folder}/server.log")
     said = @program.until_it_says(/Ctrl-C/)
     @database_url = said[/DATABASE_URL=(\S+)/, 1]
     super(said[%r{API\s+(http://[^/\s]+)}, 1])
@@ -162,8 +163,8 @@ end
 class WorkerProgram < Program
   attr_reader :greeting
 
-  def initialize(server, log, arguments: ["--handlers", "#{HERE}/handlers"], **more)
-    super([*COMMAND, *arguments], environment(**server.settings, **more), log)
+  def initialize(server, log, arguments: ["--handlers", "#{HERE}/handlers"], command: [*COMMAND, *arguments], **more)
+    super(command, environment(**server.settings, **more), log)
     @greeting = until_it_says(/^worker /)
   end
 end

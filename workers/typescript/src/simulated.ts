@@ -9,7 +9,7 @@ import { heard, native } from "./native.ts";
 import { encoded, failed, ofReturn } from "./outcome.ts";
 import { PublisherRegistry, withEvents } from "./publishers.ts";
 import { HandlerRegistry } from "./registry.ts";
-import { runAs } from "./running.ts";
+import { guardProcess, runAs } from "./running.ts";
 
 /** What runs a workflow beside its template and its input. */
 export interface WorkflowOptions {
@@ -64,24 +64,33 @@ export interface Workflow {
  *
  * Throws ConfigurationError where a handler is missing, and what a server would refuse as WorkerError.
  */
-export async function runWorkflow(template: string | URL, input: Json = {}, options: WorkflowOptions = {}) {
+export async function runWorkflow(
+  template: string | URL,
+  input: Json = {},
+  options: WorkflowOptions = {},
+): Promise<Workflow> {
   const { environment, publishers = PublisherRegistry.instance(), mostRuns = 10_000 } = options;
   const registry = registryOf(options.handlers);
   const start = { template: await text(template), input, environment, publishers: publishers.names() };
   const simulation = heard(native().simulate(JSON.stringify(start)));
-  for (let runs = 0; ; ) {
-    const { steps }: { steps: StepMessage[] } = JSON.parse(heard(simulation.next()));
-    if (steps.length === 0) {
-      return workflowOf(JSON.parse(heard(simulation.state())));
-    }
-    for (const step of steps) {
-      runs += 1;
-      if (runs > mostRuns) {
-        throw new Error(`after ${mostRuns} runs of handlers the workflow has not ended`);
+  const unguard = guardProcess();
+  try {
+    for (let runs = 0; ; ) {
+      const { steps }: { steps: StepMessage[] } = JSON.parse(heard(simulation.next()));
+      if (steps.length === 0) {
+        return workflowOf(JSON.parse(heard(simulation.state())));
       }
-      const said = await attempt(await handlerOf(registry, step), step, publishers);
-      heard(simulation.complete(`{"outcomes":[${said}]}`));
+      for (const step of steps) {
+        runs += 1;
+        if (runs > mostRuns) {
+          throw new Error(`after ${mostRuns} runs of handlers the workflow has not ended`);
+        }
+        const said = await attempt(await handlerOf(registry, step), step, publishers);
+        heard(simulation.complete(`{"outcomes":[${said}]}`));
+      }
     }
+  } finally {
+    unguard();
   }
 }
 

@@ -26,6 +26,7 @@ beforeAll(async () => {
   worker = await WorkerProcess.start(server, join(folder, "examples.log"), {
     program: [join(HERE, "../node_modules/.bin/bun"), join(HERE, "../dist/cli.js")],
     handlers: join(HERE, "../examples/handlers"),
+    more: ["--handlers", join(HERE, "../bench/handlers.js")],
   });
 });
 
@@ -98,6 +99,13 @@ test.each<[string, string, Told, string[]?]>([
 test("what is published is heard in the worker, as people write it", async () => {
   await server.run("domain_events", { order_id: "O-7", amount_cents: 1_205 }, "shop");
   await eventually("the subscriber tells it", () => worker.said.includes("order O-7 is paid: 12.05\n"));
+});
+
+test("what `tasker bench` runs is served", async () => {
+  const head = "name: linear1\nnamespace_name: bench\nversion: 1.0.0\n";
+  await server.call("POST", "/v1/templates", { yaml: `${head}steps:\n  - {name: s0, handler: bench.nothing}\n` });
+  const { status, s0 } = await server.run("linear1", { n: 1 }, "bench");
+  expect([status, s0.results]).toEqual(["complete", { ok: true }]);
 });
 
 test("TypeScript's part of the task in four languages", async () => {

@@ -25,6 +25,32 @@ async function done(command: string[], cwd: string, variables = {}): Promise<str
   return stdout;
 }
 
+/** What blocks without an import of their own take for granted. */
+const PRELUDE = `import { BasePublisher, BaseSubscriber, type DomainEvent, HandlerRegistry, PublisherRegistry, StepHandler }
+  from "@tasker-systems/tasker";
+import { type StepEventContext, SubscriberRegistry, TaskerClient } from "@tasker-systems/tasker";
+import { makeContext, run, runWorkflow } from "@tasker-systems/tasker/testing";
+import { compose, deliver } from "./block0.js";
+declare const expect: any, send: (payload: unknown) => Promise<void>;
+declare class SqlFile extends StepHandler { call(): object }
+const registry = HandlerRegistry.instance();
+`;
+
+/** Every block of TypeScript in the README is right as far as a compiler can say. */
+async function typesHold(folder: string): Promise<void> {
+  const blocks = [...readme.matchAll(/\n```ts\n(.*?)```/gs)].map(([, text = ""]) => text);
+  expect(blocks.length).toBeGreaterThan(5);
+  const files = blocks.map((text, at) => {
+    const file = join(folder, `block${at}.ts`);
+    const isWhole = text.includes('from "@tasker-systems/tasker";');
+    writeFileSync(file, isWhole ? text : PRELUDE + text.replaceAll(/^import .*$/gm, ""));
+    return file;
+  });
+  const options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "esnext", "--moduleResolution", "bundler"];
+  const types = ["--target", "es2024", "--types", join(HERE, "../node_modules/@types/node")];
+  await done([join(HERE, "../node_modules/.bin/tsc"), ...options, ...types, ...files], folder);
+}
+
 test(
   "the package is installed into an empty folder and runs the README's first workflow",
   async () => {
@@ -39,6 +65,7 @@ test(
     await done(["npm", "init", "-y"], hello);
     await done(["npm", "install", "--offline", "--no-audit", "--no-fund", join("..", packed.trim())], hello);
 
+    await typesHold(hello);
     const worker = await WorkerProcess.start(server, join(folder, "worker.log"), {
       program: [join(hello, "node_modules/.bin/tasker-worker")],
       handlers: join(hello, "handlers"),

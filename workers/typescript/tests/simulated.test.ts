@@ -149,6 +149,12 @@ test.each<[string, RegExp | { code: string }, () => Promise<unknown>]>([
   expect(error).toMatchObject(why instanceof RegExp ? { message: expect.stringMatching(why) } : why);
 });
 
+test("a handler can't end the process of the test", async () => {
+  const { attempts } = await runWorkflow(template("single"), { raise: "exit" }, { handlers: FLOWS });
+  expect(attempts.map(({ outcome }) => outcome)).toEqual(["failure", "success"]);
+  expect(attempts[0]?.error?.message).toContain("called process.exit(3)");
+});
+
 test("a workflow without end is given up", async () => {
   const forever = defineHandler("flows.single", {}, () => StepHandlerResult.checkpointYield(1, 1));
   await expect(runWorkflow(template("single"), {}, { handlers: [forever], mostRuns: 20 })).rejects.toThrow("20 runs");

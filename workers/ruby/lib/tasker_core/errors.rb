@@ -103,7 +103,7 @@ module TaskerCore
       error_type "business_logic_error"
     end
 
-    # The worker refuses, or a simulation. `code` is one of docs/boundary.md's, or `stop_in_handler`, or `already_running`.
+    # The worker or a simulation refuses. `code` is one of docs/boundary.md's, `stop_in_handler` or `already_running`.
     class WorkerError < Error
       attr_reader :code
 

@@ -102,7 +102,8 @@ module TaskerCore
     end
 
     def written(attempt, result)
-      parts = { "id" => Portable.encode("the id", attempt), **parts_of(result) }
+      # An id is digits and a dot.
+      parts = { "id" => "\"#{attempt}\"", **parts_of(result) }
       with_metadata = !Result::CheckpointYield.===(result) && result.metadata && !result.metadata.empty?
       parts["metadata"] = Portable.encode("the metadata", result.metadata) if with_metadata
       parts

@@ -9,6 +9,10 @@ module TaskerCore
     # The worker's own limit is lower, and configurable; this one keeps the encoder within its stack.
     MAX_DEPTH = 256
 
+    # Values are bounded before, and it calls nothing of the user's, so one serves all threads.
+    GENERATOR = JSON::State.new(max_nesting: 0)
+    private_constant :GENERATOR
+
     # The message begins with what was to be encoded and the JSON pointer of the value.
     class NotPortable < Error; end
 
@@ -16,7 +20,7 @@ module TaskerCore
 
     # The value as JSON text, exactly; raises NotPortable where that can't be said.
     def encode(what, value)
-      JSON.generate(plain(what, value, [], {}.compare_by_identity), max_nesting: 0)
+      GENERATOR.generate(plain(what, value, [], {}.compare_by_identity))
     rescue SystemStackError, NoMemoryError
       raise NotPortable, "#{what} is too deep or too large"
     end
@@ -26,7 +30,8 @@ module TaskerCore
       hash.to_h.transform_keys(&:to_s)
     end
 
-    # The value of plain types, so that the encoder calls no code of the value's.
+    # The value of plain types, so that the encoder calls no code of the value's. `path` leads to the value, `above` are
+    # those that it is in.
     def plain(what, value, path, above)
       case value
       when NilClass, TrueClass, FalseClass then value
@@ -44,7 +49,7 @@ module TaskerCore
       above[value] = true
       case opened
       when Hash then object(what, opened, path, above)
-      when Array then opened.each_with_index.map { |item, at| plain(what, item, [*path, at], above) }
+      when Array then opened.each_with_index.map { |item, at| inner(what, item, at, path, above) }
       else refuse(what, path, "is of type #{Outcome.class_name(value)}, which JSON has not; convert it first")
       end
     ensure
@@ -64,8 +69,15 @@ module TaskerCore
         end
         name = text(what, key.to_s, path)
         refuse(what, path, "has the key #{name.inspect} twice, as text and as a symbol") if plain.key?(name)
-        plain[name] = plain(what, item, [*path, name], above)
+        plain[name] = inner(what, item, name, path, above)
       end
+    end
+
+    def inner(what, item, key, path, above)
+      path.push(key)
+      inner = plain(what, item, path, above)
+      path.pop
+      inner
     end
 
     def text(what, value, path)

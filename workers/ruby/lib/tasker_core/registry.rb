@@ -61,9 +61,9 @@ module TaskerCore
       #   registry.register_resolver("sql") { |callable, method| SqlFile if callable.start_with?("sql:") }
       def register_resolver(name, &resolver)
         raise ArgumentError, "a resolver needs a block" unless resolver
-        if name == CLASS_LOOKUP || (@resolvers[name.to_s] ||= resolver) != resolver
-          raise Errors::ConfigurationError, "a resolver named `#{name}` is registered already"
-        end
+        return if name != CLASS_LOOKUP && (@resolvers[name.to_s] ||= resolver) == resolver
+
+        raise Errors::ConfigurationError, "a resolver named `#{name}` is registered already"
       end
 
       # Every resolver, in the order in which they are asked. The last is `class_lookup`, where folders were discovered:

@@ -21,8 +21,8 @@ module TaskerCore
     # Makes the payload of the events whose templates name it (`publishes_events[].publisher`). It runs before the
     # outcome is handed in, so it should be quick and ask nobody.
     #
-    # What it raises costs the event and nothing else: the step's outcome stays as it is, the event is not published, and
-    # the worker logs and counts it.
+    # What it raises costs the event and nothing else: the step's outcome stays as it is, the event is not published,
+    # and the worker logs and counts it.
     class BasePublisher
       # What templates call it: the name given here, else the class's.
       def self.publisher_name(name = nil)
@@ -82,7 +82,8 @@ module TaskerCore
         @name = event_name
         @answer = asked(ctx)
       rescue Exception => e # it must not change the step's outcome
-        @answer = { "error" => Portable.encode("the error", Outcome.text("#{Outcome.class_name(e)}: #{Outcome.said(e)}")) }
+        why = Outcome.text("#{Outcome.class_name(e)}: #{Outcome.said(e)}")
+        @answer = { "error" => Portable.encode("the error", why) }
         failed(e)
       end
 
@@ -167,10 +168,8 @@ module TaskerCore
 
       # Raises where one of these is missing.
       def validate_required(names)
-        missing = (names.map(&:to_s) - @publishers.keys).sort
-        return if missing.empty?
-
-        raise Errors::ConfigurationError, "no publisher is registered as #{missing.map { |name| "`#{name}`" }.join(", ")}"
+        missing = (names.map(&:to_s) - @publishers.keys).sort.map { |name| "`#{name}`" }
+        raise Errors::ConfigurationError, "no publisher is registered as #{missing.join(", ")}" unless missing.empty?
       end
 
       # No more are taken from now on.
@@ -195,9 +194,8 @@ module TaskerCore
         return [] if asked.empty? || parts["type"] == '"checkpoint_yield"'
 
         said = JSON.parse(Outcome.message(parts), max_nesting: false)
-        kind = if said["type"] == "failure" then said["retryable"] ? "retryable" : "permanent"
-               else "success"
-               end
+        failed = said["retryable"] ? "retryable" : "permanent"
+        kind = said["type"] == "failure" ? failed : "success"
         error = said.slice("message", "error_type", "error_code").compact unless kind == "success"
         asked.filter_map do |declared|
           publisher = get(declared["publisher"])

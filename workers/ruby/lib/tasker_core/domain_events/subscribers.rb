@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 module TaskerCore
+  # See domain_events.rb.
   module DomainEvents
     # Hears fast and broadcast events of the steps that this process's worker runs, one after another on a thread of its
     # own. Best effort: what comes while 1,024 wait is dropped. What must not be lost is durable.

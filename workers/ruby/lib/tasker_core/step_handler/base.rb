@@ -40,8 +40,14 @@ module TaskerCore
 
         # A new instance, with the settings where it takes them.
         def build(config = {})
+          takes_config? ? new(config: config) : new
+        end
+
+        def takes_config?
+          return @takes_config if defined?(@takes_config)
+
           parameters = instance_method(:initialize).parameters
-          parameters.any? { |kind, name| kind == :keyrest || name == :config } ? new(config: config) : new
+          @takes_config = parameters.any? { |kind, name| kind == :keyrest || name == :config }
         end
 
         def inherited(subclass)

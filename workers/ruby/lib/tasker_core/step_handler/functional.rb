@@ -153,10 +153,10 @@ module TaskerCore
         end
 
         def call(handler, context)
-          parameters = @block.parameters
-          check(parameters)
+          @parameters ||= @block.parameters.tap { |parameters| check(parameters) }
           positional, named = [], {}
-          parameters.each do |kind, name|
+          @parameters.each do |kind, name|
+            next named.update(others(handler, context)) if kind == :keyrest
             next if name && !@given.key?(name)
 
             # One without a name is that of `&:input_data` and its like.
@@ -167,8 +167,7 @@ module TaskerCore
             when :key then named[name] = value unless value.nil?
             end
           end
-          rest = parameters.any? { |kind, _| kind == :keyrest } ? others(parameters, handler, context) : {}
-          @block.call(*positional, **named, **rest)
+          @block.call(*positional, **named)
         end
 
         private
@@ -187,8 +186,8 @@ module TaskerCore
           raise Errors::ConfigurationError, "the block has no parameter `#{unused.first}`, which is declared for it"
         end
 
-        def others(parameters, handler, context)
-          names = @given.keys - parameters.map(&:last)
+        def others(handler, context)
+          names = @given.keys - @parameters.map(&:last)
           names.to_h { |name| [name, @given[name].call(handler, context)] }
         end
 

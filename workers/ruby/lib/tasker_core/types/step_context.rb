@@ -17,23 +17,25 @@ module TaskerCore
       alias context input_data
       alias max_retries max_attempts
 
+      # Whoever waits for a cancel, of whichever step, looks again at each.
+      LOCK = Mutex.new
+      CHANGED = ConditionVariable.new
+      private_constant :LOCK, :CHANGED
+
       # From a step of the boundary's messages (docs/boundary.md). The block asks the worker whether the outcome still
       # counts.
       def initialize(step, &pulse)
         @event = step
-        %w[task_uuid step_uuid correlation_id namespace step_name handler_name attempt max_attempts idempotency_key
-           dependency_results checkpoint batch_config batch_failures].each do |name|
-          instance_variable_set("@#{name}", step[name])
-        end
-        @input_data = step["input"]
-        @step_config = step["step_config"] || {}
-        batch = step["batch"]
-        cursor = batch&.reject { |key, _| key == "is_no_op" }
-        @step_inputs = batch ? { "is_no_op" => batch["is_no_op"], "cursor" => cursor } : {}
+        @task_uuid, @step_uuid, @correlation_id = step["task_uuid"], step["step_uuid"], step["correlation_id"]
+        @namespace, @step_name, @handler_name = step["namespace"], step["step_name"], step["handler_name"]
+        @attempt, @max_attempts = step["attempt"], step["max_attempts"]
+        @idempotency_key = step["idempotency_key"]
+        @input_data, @step_config = step["input"], step["step_config"] || {}
+        @dependency_results, @checkpoint = step["dependency_results"], step["checkpoint"]
+        @batch_config, @batch_failures = step["batch_config"], step["batch_failures"]
+        @step_inputs = inputs_of(step["batch"])
         @deadline = now + (step["ms_left"] / 1000.0)
         @pulse = pulse
-        @lock = Mutex.new
-        @changed = ConditionVariable.new
         @cancelled = step["cancelled"]
       end
 
@@ -123,18 +125,18 @@ module TaskerCore
 
       # Whether the outcome counts no more: the task was cancelled, the lease lost, or time is over. Stop then.
       def cancelled?
-        @lock.synchronize { @cancelled }
+        @cancelled
       end
 
       # Waits until #cancelled?, at most this many seconds; answers whether it is.
       def wait_cancelled(seconds = nil)
         until_then = seconds && (now + seconds)
-        @lock.synchronize do
+        LOCK.synchronize do
           until @cancelled
             left = until_then && (until_then - now)
             break if left && left <= 0
 
-            @changed.wait(@lock, left)
+            CHANGED.wait(LOCK, left)
           end
           @cancelled
         end
@@ -156,9 +158,9 @@ module TaskerCore
 
       # The worker says so.
       def cancel!
-        @lock.synchronize do
+        LOCK.synchronize do
           @cancelled = true
-          @changed.broadcast
+          CHANGED.broadcast
         end
       end
 
@@ -167,6 +169,12 @@ module TaskerCore
       end
 
       private
+
+      def inputs_of(batch)
+        return {} if batch.nil?
+
+        { "is_no_op" => batch["is_no_op"], "cursor" => batch.reject { |key, _| key == "is_no_op" } }
+      end
 
       def now
         Process.clock_gettime(Process::CLOCK_MONOTONIC)

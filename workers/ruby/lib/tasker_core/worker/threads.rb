@@ -2,16 +2,16 @@
 
 module TaskerCore
   class Worker
-    # As many threads as work needs at once, and as few as it lets: a thread that waits is woken where others can't go on.
+    # As many threads as work needs at once, and no more: one is woken where those that work can't go on.
     #
-    # One at a time is on its way. It comes to run once a thread that works lets it, by waiting for something or by having
-    # worked for long; until then the one that works takes what comes next. So work that is quick is done by one thread,
-    # without a change of threads, and work that waits never keeps other work waiting.
+    # One at a time is on its way. It comes to run once a thread that works lets it, by waiting for something or by
+    # having worked for long; until then the one that works takes what comes next. So work that is quick is done by one
+    # thread, without a change of threads, and work that waits never keeps other work waiting.
     #
     # What other threads do to one of them (`Thread#raise`, `Thread#kill`, the end of the program) reaches it where the
     # work lets it, and while it is idle. One that ends so is made up for.
     class Threads
-      # The block is called after a #round: by a thread on its way, at once; by one that works, when nothing else waits.
+      # The block is called after a #round: by a thread on its way at once, by one that works when nothing else waits.
       def initialize(most, &round)
         @most = most
         @round = round
@@ -22,8 +22,8 @@ module TaskerCore
         @is_round_wanted = @is_on_its_way = @closed = false
       end
 
-      # Calls the block on a thread; false where all that there may be are busy. The block is called with everything from
-      # other threads held back.
+      # Calls the block on a thread; false where all that there may be are busy. The block is called with everything
+      # from other threads held back.
       def run(&work)
         @lock.synchronize do
           return false if @work.size + @count - @idle >= @most
