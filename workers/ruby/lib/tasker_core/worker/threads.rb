@@ -6,8 +6,8 @@ module TaskerCore
     #
     # One at a time is on its way. It comes to run once a thread that works lets it, by waiting for something or by
     # having worked for long; until then the one that works takes what comes next. So work that is quick is done by one
-    # thread, without a change of threads, and work that waits never keeps other work waiting. Of those that are idle the
-    # last one is woken, so that the first ones, which nothing needs any more, end.
+    # thread, without a change of threads, and work that waits never keeps other work waiting. Of those that are idle
+    # the last one is woken, so that the first ones, which nothing needs any more, end.
     #
     # What other threads do to one of them (`Thread#raise`, `Thread#kill`, the end of the program) reaches it where the
     # work lets it, and while it is idle. One that ends so is made up for.
