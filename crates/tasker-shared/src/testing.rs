@@ -6,6 +6,7 @@
 //!
 //! Everything here panics where it fails, because only tests call it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -265,4 +266,25 @@ async fn run(conn: &mut PgConnection, statement: &str) {
     if let Err(error) = sqlx::raw_sql(statement).execute(conn).await {
         panic!("{statement}: {error}");
     }
+}
+
+/// The variable that names workers of languages other than Rust for the tests that run them:
+/// `python=COMMAND;ruby=COMMAND`, each a line of the shell to which `--handlers DIR` is added.
+pub const WORKERS: &str = "TASKER_WORKERS";
+
+/// Language and command of each such worker, for the handlers in `workers/LANGUAGE/tests/HANDLERS`.
+///
+/// # Panics
+/// Where the variable can't be read.
+#[must_use]
+pub fn workers_of_other_languages(handlers: &str) -> Vec<(String, String)> {
+    let said = std::env::var(WORKERS).unwrap_or_default();
+    let workers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../workers").canonicalize().expect("a checkout");
+    let each = said.split(';').filter(|each| !each.trim().is_empty()).map(|each| {
+        let (language, command) =
+            each.split_once('=').unwrap_or_else(|| panic!("{WORKERS}: {each} is no NAME=COMMAND"));
+        let folder = workers.join(language.trim()).join("tests").join(handlers);
+        (language.trim().to_owned(), format!("{} --handlers '{}'", command.trim(), folder.display()))
+    });
+    each.collect()
 }

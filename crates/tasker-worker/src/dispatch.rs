@@ -26,6 +26,9 @@ use crate::plans::Plan;
 use crate::turns::Turns;
 use crate::worker::Shared;
 
+/// How long a ticket whose handler is another worker's waits at first.
+const FIRST_ROUND: Duration = Duration::from_millis(50);
+
 /// Claims from the queues until the worker stops.
 pub(crate) async fn run(shared: Arc<Shared>, reporter: Reporter) {
     let mut look = Look::new(&shared);
@@ -327,7 +330,8 @@ async fn runnable_or_settled(
             if shared.missing.lock().expect("no panic while held").insert(missing.to_string()) {
                 tracing::warn!("steps call for {missing}; they are given back");
             }
-            open.give_back(shared, reporter, later(shared)).await;
+            let delay = elsewhere(shared, &open.claim);
+            open.give_back(shared, reporter, delay).await;
             return None;
         }
     };
@@ -401,6 +405,13 @@ async fn give_back(shared: &Shared, reporter: &Reporter, open: impl IntoIterator
 /// How long a ticket waits that this worker can't run although another one may.
 fn later(shared: &Shared) -> Duration {
     Duration::from_millis(shared.config.worker.unregistered_delay_ms)
+}
+
+/// How long a ticket waits whose handler is another worker's: not long at first, since that worker may be waiting for it,
+/// and twice as long with every round.
+fn elsewhere(shared: &Shared, claim: &Claim) -> Duration {
+    let rounds = u32::try_from(claim.token.read_ct.saturating_sub(1)).unwrap_or(0).min(20);
+    later(shared).min(FIRST_ROUND * 2_u32.pow(rounds))
 }
 
 /// Takes a message out of its queue that no attempt can come of. One that can't be archived now comes again when its

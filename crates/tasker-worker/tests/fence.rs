@@ -181,6 +181,19 @@ async fn a_step_whose_handler_is_not_registered_waits_for_a_worker_that_has_it()
 }
 
 #[tokio::test]
+async fn a_ticket_for_another_worker_is_kept_from_it_for_a_moment_at_first() {
+    let mut setup = Setup::new(STEP).await;
+    setup.config.worker.unregistered_delay_ms = 3_600_000;
+    setup.config.worker.namespaces = Some(vec!["here".to_owned()]);
+    let mut others = setup.registry();
+    others.register_fn("another", |_| async { StepOutcome::success(1) });
+    let without = setup.start(others).await;
+    setup.task(json!({}), Duration::ZERO).await;
+    setup.until(&format!("SELECT read_ct >= 4 FROM {}", setup.ticket_table())).await;
+    without.stop().await;
+}
+
+#[tokio::test]
 async fn strangers_in_the_queue_are_archived_and_never_run() {
     let setup = Setup::new(STEP).await;
     let table = setup.ticket_table();

@@ -86,6 +86,13 @@ pub(crate) enum Command {
     },
 }
 
+impl Cli {
+    /// Whether handlers in other languages take the place of the examples'.
+    pub(crate) fn has_workers_of_its_own(&self) -> bool {
+        matches!(&self.command, Command::Dev(RunDev { workers, .. }) if !workers.is_empty())
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct RunDev {
     /// Register the templates of this folder instead of the examples
@@ -94,7 +101,7 @@ pub(crate) struct RunDev {
     /// Where the private PostgreSQL keeps its data [default: a folder of the user's]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Run a worker for the handlers of a folder too, such as python:./shop; may be repeated
+    /// Run a worker for the handlers of a folder, such as python:./shop, instead of the examples; may be repeated
     #[arg(long = "worker", value_name = "LANGUAGE:DIR")]
     pub(crate) workers: Vec<Folder>,
 }
@@ -104,6 +111,10 @@ pub(crate) struct RunDemo {
     /// Where the private PostgreSQL and the input files are kept [default: a folder of the user's]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// With a worker for this language's part of a task in four languages, such as python:./workers/python/examples; all
+    /// three of them are needed
+    #[arg(long = "worker", value_name = "LANGUAGE:DIR")]
+    pub(crate) workers: Vec<Folder>,
 }
 
 #[derive(Args, Debug)]
@@ -136,6 +147,9 @@ pub(crate) struct RunBench {
     /// One process, or a server and a worker of their own
     #[arg(long, value_enum, default_value = "local")]
     pub(crate) mode: BenchMode,
+    /// In queue mode, with a worker in this language, such as python:./workers/python/bench
+    #[arg(long = "worker", value_name = "LANGUAGE:DIR")]
+    pub(crate) worker: Option<Folder>,
     /// One task after another
     #[arg(long, conflicts_with = "throughput")]
     pub(crate) latency: bool,
@@ -430,6 +444,20 @@ pub(crate) enum TemplateCommand {
         #[arg(long, conflicts_with = "reason")]
         undo: bool,
     },
+    /// Write stubs of a template's handlers, with types made of its schemas; they run as they are
+    Generate {
+        /// The file of the template
+        file: PathBuf,
+        /// In which language
+        #[arg(long, value_enum)]
+        language: GenerateLanguage,
+        /// Apply the overrides of this environment
+        #[arg(long, env = "TASKER_ENV")]
+        environment: Option<String>,
+        /// Into this new file, instead of to standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Draw the graph of a template file, without a server
     Visualize {
         /// The file
@@ -440,6 +468,15 @@ pub(crate) enum TemplateCommand {
         #[command(flatten)]
         drawing: Drawing,
     },
+}
+
+/// The languages of handlers.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum GenerateLanguage {
+    Python,
+    Ruby,
+    Rust,
+    Typescript,
 }
 
 #[derive(Args, Debug)]

@@ -62,7 +62,7 @@ pub fn main_of(
 ) -> ExitCode {
     let cli = Cli::parse_from(arguments);
     let output = Output::new(cli.global.json);
-    let mut handlers = commands::built_in();
+    let mut handlers = commands::built_in(!cli.has_workers_of_its_own());
     register(&mut handlers);
     exit(&output, commands::run(cli, handlers, &output))
 }

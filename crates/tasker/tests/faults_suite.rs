@@ -166,7 +166,8 @@ async fn faults_postgres_killed_under_load_loses_nothing_that_was_answered() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// Everything at once. `TASKER_STORM_FAULTS` and `TASKER_STORM_SEED` make it longer, or the same again.
+/// Everything at once. `TASKER_STORM_FAULTS` and `TASKER_STORM_SEED` make it longer, or the same again;
+/// `TASKER_WORKERS` names workers of other languages that take part, as in the test `languages`.
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_a_storm_loses_nothing() {
     let number = |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |n| n.parse().unwrap());
@@ -175,6 +176,7 @@ async fn faults_a_storm_loses_nothing() {
     let options = Options::new(&folder);
     let postgres = tokio::task::spawn_blocking(|| Embedded::start(options)).await.unwrap().unwrap();
     let mut world = World::new(&postgres.url());
+    world.others = support::workers_of_other_languages("faults");
     let (mut storm, clients) = Storm::begin(&mut world, postgres, seed).await;
     World::make_scarce(&clients[0]).await;
     let began = std::time::Instant::now();
@@ -192,7 +194,9 @@ async fn faults_a_storm_loses_nothing() {
     storm.end(&mut world);
     world.all_end(LIMIT).await;
     let seen = world.check(&clients[0]).await;
-    println!("seed {seed}: {tasks} tasks, {:?} after {:?}: {seen:?}", storm.faults, began.elapsed());
+    let successes = world.successes().await;
+    println!("seed {seed}: {tasks} tasks, {:?} after {:?}: {seen:?}, {successes:?}", storm.faults, began.elapsed());
+    assert_eq!(successes.len(), world.others.len() + 1, "every language took part");
     assert_eq!(storm.faults.len(), 5, "every kind of fault was seen: {:?}", storm.faults);
     assert!(seen.lost > 0 && seen.begun_again > 0, "nothing was hit: {seen:?}");
     assert!(seen.refused > 0, "no fence was needed: {seen:?}");

@@ -30,7 +30,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("tasker-examples", &["tasker-client", "tasker-worker"]),
     ("tasker-python", &["tasker-client", "tasker-worker"]),
     ("tasker-ruby", &["tasker-client", "tasker-worker"]),
-    ("tasker-typescript", &["tasker-worker"]),
+    ("tasker-typescript", &["tasker-client", "tasker-worker"]),
 ];
 
 /// What would make a decision depend on more than its arguments.

@@ -88,7 +88,8 @@ def encoded(attempt: str, result: StepHandlerResult) -> dict[str, str]:
 
 def _encoded(attempt: str, result: StepHandlerResult) -> dict[str, str]:
     encode = _portable.encode
-    parts = {"id": encode("the id", attempt)}
+    # Ids are two numbers with a dot between them.
+    parts = {"id": f'"{attempt}"'}
     if result.checkpoint is not None and result.is_success:
         parts["type"] = '"checkpoint_yield"'
         for key in ("cursor", "items_processed", "accumulated_results"):

@@ -8,8 +8,11 @@ import math
 from typing import Any
 
 _MAX_INTEGER = 2**53
+# What is written is plain, and contains nothing twice around: nobody has to look for that again.
+_write = json.JSONEncoder(check_circular=False, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 # The worker's own limit is lower, and configurable; this one keeps the encoder within its stack.
 _MAX_DEPTH = 256
+_CONTAINERS = (dict, list, tuple)
 
 
 class NotPortable(ValueError):
@@ -20,7 +23,7 @@ def encode(what: str, value: Any) -> str:
     """The value as JSON text, exactly; raises :class:`NotPortable` where that can't be said."""
     try:
         plain = _plain(what, value, (), set())
-        text = json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = _write(plain)
         # Half of a surrogate pair can only cross as an escape; the worker refuses it with its path.
         return text if _is_text(text) else json.dumps(plain, allow_nan=False, separators=(",", ":"))
     except (RecursionError, MemoryError) as error:
@@ -55,15 +58,19 @@ def _plain(what: str, value: Any, path: tuple[Any, ...], above: set[int]) -> Any
         return float(value)
     if len(path) > _MAX_DEPTH:
         raise _refuse(what, path[:8], f"is nested deeper than {_MAX_DEPTH} levels")
-    value = _opened(value)
+    value = value if type(value) in _CONTAINERS else _opened(value)
+    if not isinstance(value, _CONTAINERS):
+        raise _refuse(what, path, f"is of type {type(value).__name__}, which JSON has not; convert it first")
     if id(value) in above:
         raise _refuse(what, path, "contains itself")
+    above.add(id(value))
+    plain: Any
     if isinstance(value, dict):
-        return _object(what, value, path, above | {id(value)})
-    if isinstance(value, (list, tuple)):
-        below = above | {id(value)}
-        return [_plain(what, item, (*path, index), below) for index, item in enumerate(value)]
-    raise _refuse(what, path, f"is of type {type(value).__name__}, which JSON has not; convert it first")
+        plain = _object(what, value, path, above)
+    else:
+        plain = [_plain(what, item, (*path, index), above) for index, item in enumerate(value)]
+    above.discard(id(value))
+    return plain
 
 
 def _object(what: str, value: dict[Any, Any], path: tuple[Any, ...], above: set[int]) -> dict[str, Any]:

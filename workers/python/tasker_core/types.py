@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from ._flag import Flag
 from ._record import Record
 
 
@@ -103,7 +103,7 @@ class StepContext:
     """When the attempt's time is over, by ``time.monotonic()``."""
     event: Record = field(default_factory=Record, repr=False)
     """The step as the boundary said it; its keys are attributes too."""
-    _cancelled: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    _cancelled: Flag = field(default_factory=Flag, repr=False, compare=False)
     _pulse: Optional[Callable[[], bool]] = field(default=None, repr=False, compare=False)
 
     @classmethod

@@ -8,14 +8,17 @@ import json
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
+from functools import lru_cache, partial
 from typing import Any, Optional
 
 from . import _native, _outcome
 from ._threads import Threads
 from .domain_events import PublisherRegistry, SubscriberRegistry
+from .domain_events.publishers import Mapping as EventMapping
 from .errors import WorkerError
 from .registry import HandlerRegistry
 from .step_handler.base import StepHandler
@@ -25,11 +28,16 @@ log = logging.getLogger("tasker_core")
 
 BOUNDARY_VERSION = 1
 _POLL_MS = 60_000
+_HAND_IN = 64
+"""The most outcomes of one call: what they carry is in memory twice while they are handed in."""
+
 _SPARE_THREADS = 256
 """Handlers that hang keep their threads when their time is over; so many of them are made up for."""
 
 _LAST_WORDS = 2.0
 """Seconds that coroutines have to end once nobody waits for them any more."""
+
+_EVENTS = {'"success"': "step.execution.completed", '"failure"': "step.execution.failed"}
 
 observers: list[Callable[[str, dict[str, Any]], None]] = []
 """Who is told what happens to steps: the event's name, and the step or the outcome."""
@@ -45,11 +53,16 @@ def current_step() -> Optional[StepContext]:
 class _Run:
     """One run of a handler."""
 
+    __slots__ = ("id", "method", "context", "task", "parts", "events")
+
     def __init__(self, attempt: str, method: str, context: StepContext) -> None:
         self.id = attempt
         self.method = method
         self.context = context
         self.task: Optional[asyncio.Task[None]] = None
+        self.parts: dict[str, str] = {}
+        """What came of it, as the boundary wants it."""
+        self.events: list[EventMapping] = []
 
 
 class Worker:
@@ -87,10 +100,12 @@ class Worker:
         self.worker_id: str = about["worker_id"]
         self.concurrency: int = about["concurrency"]
         self.orchestration_url: str = about["orchestration_url"]
-        self._threads = Threads(self.concurrency + _SPARE_THREADS)
+        self._threads = Threads(self.concurrency + _SPARE_THREADS, self._hand_in)
         self._runs: dict[str, _Run] = {}
+        self._ended_runs: deque[_Run] = deque()
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_loop_error)
+        self._loop_hands_in = False
         self._ended = threading.Event()
         self._process = os.getpid()
         self.subscribers.start_all()
@@ -142,8 +157,12 @@ class Worker:
                 batch = json.loads(self._native.poll(_POLL_MS))
                 for notice in batch["notices"]:
                     self._notice(notice["id"], notice["notice"])
+                to_loop: list[tuple[_Run, type[StepHandler]]] = []
                 for step in batch["steps"]:
-                    self._begin(step)
+                    self._begin(step, to_loop)
+                if to_loop:
+                    self._loop.call_soon_threadsafe(self._begin_async, to_loop)
+                self._hand_in()
                 if batch["questions"]:
                     threading.Thread(target=self._resolve, args=(batch["questions"],), daemon=True).start()
                 for told in batch["events"]:
@@ -165,24 +184,23 @@ class Worker:
             # The loop makes the task before it comes to this.
             self._loop.call_soon_threadsafe(lambda: run.task.cancel() if run.task is not None else None)
 
-    def _begin(self, step: dict[str, Any]) -> None:
+    def _begin(self, step: dict[str, Any], to_loop: list[tuple[_Run, type[StepHandler]]]) -> None:
         attempt = step["id"]
-        _observed("step.execution.received", step)
+        if observers:
+            _observed("step.execution.received", step)
         run = _Run(attempt, step["method"], StepContext.from_message(step, lambda: self._pulse(attempt)))
         self._runs[attempt] = run
         try:
-            self._hand_over(run, step)
+            handler = self.registry.find(step["handler_name"], run.method, step["resolver"])
+            if handler is None:
+                self._end(run, StepHandlerResult.failure(f"the handler `{step['handler_name']}` was unregistered"))
+            elif _is_async(handler, run.method):
+                to_loop.append((run, handler))
+            elif not self._threads.run(lambda: copy_context().run(self._run_sync, run, handler)):
+                why = "too many handlers hang on after their time"
+                self._end(run, StepHandlerResult.failure(why, "worker_exhausted"))
         except BaseException as error:  # noqa: BLE001 - no thread can be started, no memory is left
             self._end(run, _outcome.failed(run.context, error))
-
-    def _hand_over(self, run: _Run, step: dict[str, Any]) -> None:
-        handler = self.registry.find(step["handler_name"], run.method, step["resolver"])
-        if handler is None:
-            self._end(run, StepHandlerResult.failure(f"the handler `{step['handler_name']}` was unregistered"))
-        elif inspect.iscoroutinefunction(getattr(handler, run.method, None)):
-            self._loop.call_soon_threadsafe(self._begin_async, run, handler)
-        elif not self._threads.run(lambda: copy_context().run(self._run_sync, run, handler)):
-            self._end(run, StepHandlerResult.failure("too many handlers hang on after their time", "worker_exhausted"))
 
     def _run_sync(self, run: _Run, handler: type[StepHandler]) -> None:
         _current.set(run.context)
@@ -195,10 +213,14 @@ class Worker:
             result = _outcome.failed(run.context, error)
         self._end(run, result)
 
-    def _begin_async(self, run: _Run, handler: type[StepHandler]) -> None:
-        run.task = self._loop.create_task(self._run_async(run, handler))
-        # One that was cancelled before it began runs no line of ours.
-        run.task.add_done_callback(lambda _: self._runs.pop(run.id, None))
+    def _begin_async(self, runs: list[tuple[_Run, type[StepHandler]]]) -> None:
+        for run, handler in runs:
+            run.task = self._loop.create_task(self._run_async(run, handler))
+            # One that was cancelled before it began runs no line of ours.
+            run.task.add_done_callback(partial(self._forget, run.id))
+
+    def _forget(self, attempt: str, _: object) -> None:
+        self._runs.pop(attempt, None)
 
     async def _run_async(self, run: _Run, handler: type[StepHandler]) -> None:
         _current.set(run.context)
@@ -207,26 +229,73 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop
             result = _outcome.failed(run.context, error)
         self._end(run, result)
+        # What else ends in this turn of the loop goes with it.
+        if not self._loop_hands_in:
+            self._loop_hands_in = True
+            self._loop.call_soon(self._hand_in_of_loop, context=Context())
+
+    def _hand_in_of_loop(self) -> None:
+        self._loop_hands_in = False
+        self._hand_in()
 
     def _end(self, run: _Run, result: StepHandlerResult) -> None:
+        """Makes the outcome, for :meth:`_hand_in` to take."""
         self._runs.pop(run.id, None)
         try:
-            parts = _outcome.encoded(run.id, result)
-            events = self.publishers.mappings(run.context, parts)
-            if events:
-                parts["events"] = "[" + ",".join(event.encoded() for event in events) + "]"
-            said = json.loads(self._native.complete('{"outcomes":[' + _outcome.message(parts) + "]}"))
-            ended = {'"success"': "step.execution.completed", '"failure"': "step.execution.failed"}.get(parts["type"])
-            if observers and ended is not None:
-                _observed(ended, _outcome.plain(parts))
-            if said["verdicts"] == ["accepted"]:
-                for event in events:
-                    event.handed_in()
-        except _native.NativeError as error:
-            if error.args[0] != "stopped":
-                log.error("an outcome of %s was refused: %s", run.context.step_name, error.args[1])
+            run.parts = _outcome.encoded(run.id, result)
+            run.events = self.publishers.mappings(run.context, run.parts)
+            if run.events:
+                run.parts["events"] = "[" + ",".join(event.encoded() for event in run.events) + "]"
+            self._ended_runs.append(run)
         except BaseException:
-            log.exception("an outcome of %s could not be handed in", run.context.step_name)
+            log.exception("an outcome of %s could not be said", run.context.step_name)
+
+    def _hand_in(self) -> None:
+        """Hands in all outcomes that there are."""
+        while self._ended_runs:
+            runs: list[_Run] = []
+            with suppress(IndexError):
+                while len(runs) < _HAND_IN:
+                    runs.append(self._ended_runs.popleft())
+            if not self._handed_in(runs) and len(runs) > 1:
+                # One of them is to blame. Those that were taken before it are over now.
+                for run in runs:
+                    self._handed_in([run])
+
+    def _handed_in(self, runs: list[_Run]) -> bool:
+        """Whether these outcomes were taken, or nobody is there any more to take them."""
+        steps = ", ".join(run.context.step_name for run in runs)
+        try:
+            outcomes = ",".join(_outcome.message(run.parts) for run in runs)
+            verdicts = json.loads(self._native.complete('{"outcomes":[' + outcomes + "]}"))["verdicts"]
+        except _native.NativeError as error:
+            if error.args[0] == "stopped":
+                return True
+            log.error("outcomes of %s were refused: %s", steps, error.args[1])
+            return False
+        except BaseException:
+            log.exception("outcomes of %s could not be handed in", steps)
+            return False
+        for run, verdict in zip(runs, verdicts):
+            if observers or run.events:
+                self._tell(run, verdict == "accepted")
+        return True
+
+    def _tell(self, run: _Run, is_accepted: bool) -> None:
+        """Tells publishers and observers on a thread of theirs: who hands in must not wait for them."""
+
+        def tell() -> None:
+            ended = _EVENTS.get(run.parts["type"])
+            if ended is not None:
+                _observed(ended, _outcome.plain(run.parts))
+            for event in run.events if is_accepted else ():
+                event.handed_in()
+
+        try:
+            if not self._threads.run(tell):
+                log.error("publishers of %s are told nothing: too many handlers hang", run.context.step_name)
+        except RuntimeError:
+            log.exception("publishers of %s are told nothing", run.context.step_name)
 
     def _resolve(self, questions: list[dict[str, Any]]) -> None:
         """Asks resolvers, which may import: the steps that wait need not wait for that."""
@@ -241,6 +310,11 @@ class Worker:
         except _native.NativeError:
             return False
         return bool(answer["attempts"][0]["state"] == "running")
+
+
+@lru_cache(maxsize=1024)
+def _is_async(handler: type[StepHandler], method: str) -> bool:
+    return inspect.iscoroutinefunction(getattr(handler, method, None))
 
 
 def _observed(event: str, said: dict[str, Any]) -> None:

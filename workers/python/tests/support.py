@@ -48,24 +48,30 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, **FAST, **more}
 
 
-class Server:
-    """`tasker dev`: a server and its PostgreSQL."""
+TASKER = os.environ.get("TASKER_BIN") or str(HERE.parents[2] / "target/debug/tasker")
 
-    def __init__(self, folder: Path) -> None:
-        binary = os.environ.get("TASKER_BIN") or str(HERE.parents[2] / "target/debug/tasker")
-        command = [binary, "dev", "--data-dir", str(folder / "postgres"), "--templates", str(HERE / "templates")]
+
+class Server:
+    """`tasker dev`: a server and its PostgreSQL; or, with the address of a database, `tasker server` on that."""
+
+    def __init__(self, folder: Path, *, templates: Path = HERE / "templates", database_url: str = "") -> None:
+        dev = ["dev", "--data-dir", str(folder / "postgres"), "--templates", str(templates)]
         settings = environment(TASKER_WEB_BIND_ADDRESS="127.0.0.1:0")
-        self.log = folder / "server.log"
+        if database_url:
+            dev, settings["DATABASE_URL"] = ["server"], database_url
+        self.log = folder / f"{dev[0]}.log"
         with open(self.log, "w") as log:
+            command = [TASKER, *dev]
             self.process = subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=log, text=True)
         said = ""
         for line in self.process.stdout:
             said += line
-            if "Ctrl-C" in line:
+            if "Ctrl-C" in line or line.startswith("server at"):
                 break
-        found = re.search(r"DATABASE_URL=(\S+)[\s\S]*?API\s+(http://[^/\s]+)", said)
-        assert found, f"the server did not start: {said}\n{self.log.read_text()}"
-        self.database_url, self.url = found.groups()
+        url = re.search(r"http://[^/\s]+", said)
+        assert url, f"the server did not start: {said}\n{self.log.read_text()}"
+        self.url = url[0]
+        self.database_url = database_url or re.search(r"DATABASE_URL=(\S+)", said)[1]
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -118,10 +124,10 @@ class Server:
 
 
 class WorkerProcess:
-    """`python -m tasker_core worker` with the handlers of the tests."""
+    """`python -m tasker_core worker` with the handlers of the tests, or another command that runs a worker."""
 
-    def __init__(self, server: Server, log: Path, **more: str) -> None:
-        command = [sys.executable, "-m", "tasker_core", "worker", "--handlers", str(HERE / "handlers")]
+    def __init__(self, server: Server, log: Path, *command: str, **more: str) -> None:
+        command = command or (sys.executable, "-m", "tasker_core", "worker", "--handlers", str(HERE / "handlers"))
         settings = environment(DATABASE_URL=server.database_url, TASKER_ORCHESTRATION_URL=server.url, **more)
         self.log = log
         with open(log, "w") as sink:

@@ -176,6 +176,24 @@ fn expect_valued(result: &Value) -> Result<String, Mismatch> {
     Ok(format!("{} worth {}, resumed at row 400", units, euros(value)))
 }
 
+/// The demonstration of [`crate::polyglot`].
+#[must_use]
+pub fn polyglot_demo() -> Demo {
+    Demo {
+        namespace: "polyglot",
+        template: "polyglot",
+        version: "1.0.0",
+        about: "one task whose steps run in Rust, Python, Ruby and TypeScript",
+        context: json!({"text": "the quick brown fox jumps over the lazy dog"}),
+        final_step: "summary",
+        expect: |result| {
+            same(result, "languages", json!(["rust", "python", "ruby", "typescript", "python"]))?;
+            let found = "35 letters in 9 words, the longest is quick: The Quick Brown Fox Jumps Over The Lazy Dog";
+            same(result, "text", found).map(|_| "35 letters in 9 words, in four languages".to_owned())
+        },
+    }
+}
+
 fn account_transfer() -> Demo {
     Demo {
         namespace: "bank",

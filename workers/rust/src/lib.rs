@@ -31,7 +31,7 @@ use std::path::Path;
 use tasker_worker::HandlerRegistry;
 use tasker_worker::sqlx::PgPool;
 
-pub use demo::{Demo, Mismatch, demos};
+pub use demo::{Demo, Mismatch, demos, polyglot_demo};
 
 const PRODUCTS: &str = include_str!("../data/products.csv");
 const ORDER: &str = include_str!("../data/order.json");

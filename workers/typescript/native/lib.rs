@@ -1,7 +1,7 @@
-//! The six functions of the boundary for Node, Bun and Deno. Those that wait do so on a thread of their own and answer
-//! with promises. The others are called as they are: a way through another thread would cost more than they take, some
-//! microseconds, for the largest result some milliseconds. A refusal is an answer, not an exception, so that its code
-//! survives every runtime.
+//! The functions of the boundary, the client and the simulation for Node, Bun and Deno. Those that wait do so on a thread
+//! of their own and answer with promises. The others are called as they are: a way through another thread would cost more
+//! than they take, some microseconds, for the largest result some milliseconds. A refusal is an answer, not an exception,
+//! so that its code survives every runtime.
 
 use std::sync::Arc;
 use std::thread;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use napi::bindgen_prelude::{Either, Object, ToNapiValue};
 use napi::{Env, Error, Status};
 use napi_derive::napi;
-use tasker_worker::boundary::{Boundary, BoundaryError};
+use tasker_client::calls::Calls;
+use tasker_worker::boundary::{self, Boundary, BoundaryError, Simulation};
 
 /// The boundary refuses.
 #[napi(object)]
@@ -84,6 +85,63 @@ impl Drop for Worker {
 #[napi]
 pub fn start<'env>(env: &'env Env, message: String) -> napi::Result<Object<'env>> {
     promised(env, move || Boundary::start(&message).map(|boundary| Worker(Arc::new(boundary))))
+}
+
+/// A client of one server.
+#[napi]
+#[derive(Debug)]
+pub struct Client(Arc<Calls>);
+
+#[napi]
+impl Client {
+    /// One operation, JSON; a promise of its answer.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    #[napi]
+    pub fn call<'env>(&self, env: &'env Env, message: String) -> napi::Result<Object<'env>> {
+        let calls = Arc::clone(&self.0);
+        promised(env, move || Ok(calls.call(&message)))
+    }
+}
+
+/// A client of the server at this address; without one, of the configuration's.
+#[napi]
+pub fn client(url: Option<String>) -> Either<Client, Refusal> {
+    let url = url.map_or_else(boundary::orchestration_url, Ok);
+    answered(url.map(|url| Client(Arc::new(Calls::new(url)))))
+}
+
+/// A task in memory.
+#[napi]
+#[derive(Debug)]
+pub struct Simulated(Simulation);
+
+#[napi]
+impl Simulated {
+    /// The steps that can run now.
+    #[napi]
+    pub fn next(&self) -> Either<String, Refusal> {
+        answered(self.0.next())
+    }
+
+    /// Takes outcomes and answers what became of each.
+    #[napi]
+    pub fn complete(&self, message: String) -> Either<String, Refusal> {
+        answered(self.0.complete(&message))
+    }
+
+    /// How the task is.
+    #[napi]
+    pub fn state(&self) -> Either<String, Refusal> {
+        answered(self.0.state())
+    }
+}
+
+/// Starts a task in memory.
+#[napi]
+pub fn simulate(message: String) -> Either<Simulated, Refusal> {
+    answered(Simulation::start(&message).map(Simulated))
 }
 
 /// The versions of the boundary and of this library, JSON.

@@ -1,16 +1,20 @@
 /**
- * Names that start-up code written for other releases calls. Each does what is left of it to do: the worker fetches
- * steps, runs handlers and reports by itself, so that a poller and a subscriber have nothing to.
+ * Names that programs written for the TypeScript package of Tasker 0.1.x start and watch a worker with.
+ *
+ * There a program started pollers and subscribers itself; here the worker does that work, so most of these only watch.
+ * docs/migration.md has them all. New programs need none of them.
  */
 
-export { EventEmitter } from "node:events";
-
+import { EventEmitter } from "node:events";
 import { WorkerError } from "./errors.ts";
 import type { HandlerClass, StepHandler } from "./handler.ts";
+import type { Fields } from "./json.ts";
 import { type LogFields, log } from "./log.ts";
 import { native } from "./native.ts";
 import { HandlerRegistry } from "./registry.ts";
-import { type WorkerConfig, WorkerServer } from "./worker.ts";
+import { observers, type WorkerConfig, WorkerServer } from "./worker.ts";
+
+export { EventEmitter };
 
 let server: WorkerServer | undefined;
 
@@ -94,9 +98,12 @@ export class HandlerSystem {
   }
 }
 
-/** What was started by hand and is a part of {@link WorkerServer} here. Starting it does nothing. */
+/** What was started by hand and is a part of {@link WorkerServer} here. */
 class Started {
   #isRunning = false;
+
+  // biome-ignore lint/complexity/noUselessConstructor: former programs say what is not needed any more
+  constructor(..._given: unknown[]) {}
 
   start(): void {
     this.#isRunning = true;
@@ -111,14 +118,96 @@ class Started {
   }
 }
 
-/** The worker needs none: it fetches steps as soon as there are any. */
-export class EventPoller extends Started {}
-
-/** The worker needs none: it calls handlers itself. */
+/** The worker needs none: it calls handlers itself. Starting it does nothing. */
 export class StepExecutionSubscriber extends Started {}
 
-/** The worker needs none. */
-export class EventSystem extends Started {}
+/**
+ * Tells of `step.execution.received` with the step as the boundary says it, of `step.execution.completed` and
+ * `step.execution.failed` with the outcome, to whoever listens to its emitter.
+ */
+export class EventSystem extends Started {
+  readonly #emitter = new EventEmitter();
+  readonly #tell = (event: string, told: Fields) => void this.#emitter.emit(event, told);
+
+  /** Begins to tell. */
+  override start(): void {
+    super.start();
+    observers.add(this.#tell);
+  }
+
+  /** Ends, and forgets who listened. */
+  override async stop(): Promise<void> {
+    observers.delete(this.#tell);
+    this.#emitter.removeAllListeners();
+    await super.stop();
+  }
+
+  /** Names of the program's own may be told by it too. */
+  getEmitter(): EventEmitter {
+    return this.#emitter;
+  }
+}
+
+/** Calls back with each step that the worker received. It polls nothing, and handlers run without it. */
+export class EventPoller extends Started {
+  readonly #callbacks = { step: [] as Callback[], metrics: [] as Callback[], error: [] as Callback[] };
+  #received = 0;
+  readonly #tell = (event: string, step: Fields) => {
+    if (event !== "step.execution.received") {
+      return;
+    }
+    this.#received += 1;
+    try {
+      call(this.#callbacks.step, step);
+      call(this.#callbacks.metrics, this.getMetrics());
+    } catch (error) {
+      call(this.#callbacks.error, error);
+    }
+  };
+
+  /** Calls it with each step, as the boundary says it. */
+  onStepEvent(callback: Callback): this {
+    this.#callbacks.step.push(callback);
+    return this;
+  }
+
+  /** Calls it with {@link getMetrics} after each step. */
+  onMetrics(callback: Callback): this {
+    this.#callbacks.metrics.push(callback);
+    return this;
+  }
+
+  /** Calls it with what the other callbacks throw. */
+  onError(callback: Callback): this {
+    this.#callbacks.error.push(callback);
+    return this;
+  }
+
+  /** Begins to call back. */
+  override start(): void {
+    super.start();
+    observers.add(this.#tell);
+  }
+
+  override async stop(): Promise<void> {
+    observers.delete(this.#tell);
+    await super.stop();
+  }
+
+  /** How many steps were received since the start, and how many handlers run. */
+  getMetrics(): { received: number; activeHandlers: number } {
+    return { received: this.#received, activeHandlers: getWorkerStatus().activeHandlers };
+  }
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: each event has a shape of its own
+type Callback = (told: any) => unknown;
+
+function call(callbacks: readonly Callback[], told: unknown): void {
+  for (const callback of callbacks) {
+    callback(told);
+  }
+}
 
 const said = (message: string, fields?: LogFields) => (fields ? `${message} ${JSON.stringify(fields)}` : message);
 

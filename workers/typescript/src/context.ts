@@ -25,6 +25,10 @@ export interface StepMessage {
   batch_config: Fields | null;
   batch: ({ is_no_op: boolean } & Fields) | null;
   batch_failures: Record<string, { message: string; error_type: string }>;
+  /** Who found the handler, where it is not registered by its name. */
+  resolver: string | null;
+  /** The events that have a publisher, and after which outcomes. */
+  publishes: { name: string; publisher: string; on: ("success" | "retryable" | "permanent")[] }[];
 }
 
 /** How a template wants a batchable step split. */
@@ -100,7 +104,9 @@ export class StepContext {
   /** The step as the boundary said it. */
   event: StepMessage | null = null;
 
-  readonly #abort = new AbortController();
+  /** Made when it is asked for: most handlers never do. */
+  #abort: AbortController | undefined;
+  #cancelled: DOMException | undefined;
   readonly #pulse: (() => boolean) | undefined;
 
   constructor({ retryCount, maxRetries, ...init }: StepContextInit = {}, pulse?: () => boolean) {
@@ -143,17 +149,24 @@ export class StepContext {
 
   /** Fires when the outcome counts no more: the task was cancelled, the lease lost, or time is over. Hand it on. */
   get signal(): AbortSignal {
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController();
+      if (this.#cancelled !== undefined) {
+        this.#abort.abort(this.#cancelled);
+      }
+    }
     return this.#abort.signal;
   }
 
   /** Whether {@link signal} has fired. */
   get cancelled(): boolean {
-    return this.signal.aborted;
+    return this.#cancelled !== undefined;
   }
 
   /** Fires {@link signal}; the worker does. */
   cancel(reason = "the outcome of this attempt counts no more"): void {
-    this.#abort.abort(new DOMException(reason, "AbortError"));
+    this.#cancelled ??= new DOMException(reason, "AbortError");
+    this.#abort?.abort(this.#cancelled);
   }
 
   /** Waits until {@link cancelled}, at most so many milliseconds; answers whether it is. */

@@ -143,6 +143,34 @@ export class WorkerError extends TaskerError {
   }
 }
 
+/** What more is known of a {@link ClientError}. */
+export interface RefusalDetails {
+  /** Of the HTTP answer. */
+  status?: number;
+  /** Seconds to wait before asking again, as far as the server says. */
+  retryAfter?: number;
+  /** What the server says beside the message. */
+  details?: Fields;
+}
+
+/** A server refuses a client, or none answers. In a handler it is tried again, as any other error is. */
+export class ClientError extends TaskerError {
+  /** The server's, such as `TEMPLATE_NOT_FOUND`, or `USAGE`, `UNREACHABLE`, `TIMEOUT`, `DECODE`. */
+  readonly code: string;
+  /** Of the HTTP answer, where there was one. */
+  readonly status: number | undefined;
+  readonly retryAfter: number | undefined;
+  readonly details: Fields;
+
+  constructor(code: string, message: string, more: RefusalDetails = {}) {
+    super(message);
+    this.code = code;
+    this.status = more.status;
+    this.retryAfter = more.retryAfter;
+    this.details = more.details ?? {};
+  }
+}
+
 /** Whether trying again may help, by what was thrown. */
 export const ErrorClassifier = {
   /** False for permanent errors only. */

@@ -24,6 +24,15 @@ export {
   type CursorConfig,
   detectAggregationScenario,
 } from "./batchable.ts";
+export {
+  type ClientOptions,
+  type NewTask,
+  type Page,
+  type StepRecord,
+  TaskerClient,
+  type TaskFilters,
+  type TaskRecord,
+} from "./client.ts";
 export * from "./compat.ts";
 export { StepContext, type StepContextInit, type StepInputs } from "./context.ts";
 export { applyDecision, DecisionHandler, DecisionMixin } from "./decision.ts";
@@ -45,8 +54,16 @@ export {
 export { type HandlerClass, StepHandler } from "./handler.ts";
 export type { Fields, Json } from "./json.ts";
 export { type Level, type LogFields, type Logger, setLogger, setLogLevel } from "./log.ts";
-export { HandlerRegistry } from "./registry.ts";
+export { BasePublisher, DefaultPublisher, PublisherRegistry, StepEventContext } from "./publishers.ts";
+export { HandlerRegistry, type Resolver } from "./registry.ts";
 export { type Checkpoint, StepHandlerResult } from "./result.ts";
 export { currentStep, ExitError } from "./running.ts";
 export { ShutdownController } from "./shutdown.ts";
+export {
+  BaseSubscriber,
+  type DomainEvent,
+  InProcessDomainEventPoller,
+  type PollerOptions,
+  SubscriberRegistry,
+} from "./subscribers.ts";
 export { type WorkerConfig, WorkerServer } from "./worker.ts";

@@ -1,4 +1,4 @@
-/** The addon: the six functions of docs/boundary.md. */
+/** The addon: the functions of docs/boundary.md. */
 
 import { createRequire } from "node:module";
 import { WorkerError } from "./errors.ts";
@@ -18,9 +18,23 @@ export interface NativeWorker {
   stop(graceMs?: number): Promise<null | undefined | Refusal>;
 }
 
+/** A client of one server. */
+export interface NativeClient {
+  call(message: string): Promise<string>;
+}
+
+/** A task in memory. */
+export interface NativeSimulation {
+  next(): string | Refusal;
+  complete(message: string): string | Refusal;
+  state(): string | Refusal;
+}
+
 /** What the addon offers. */
 export interface Native {
   start(message: string): Promise<NativeWorker | Refusal>;
+  client(url?: string): NativeClient | Refusal;
+  simulate(message: string): NativeSimulation | Refusal;
   version(): string;
 }
 

@@ -1,19 +1,40 @@
 /** Handlers by the name that templates call. */
 
 import { readdir, stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { dirname, extname, join, relative, resolve, sep } from "node:path";
 import { pathToFileURL } from "node:url";
 import { ConfigurationError } from "./errors.ts";
-import { checkHandler, type HandlerClass, handlerName, isHandlerClass, type StepHandler } from "./handler.ts";
+import {
+  checkHandler,
+  type HandlerClass,
+  handlerMethods,
+  handlerName,
+  isHandlerClass,
+  type StepHandler,
+} from "./handler.ts";
+import { log } from "./log.ts";
+import { ofThrown } from "./outcome.ts";
 
 /** Modules of a folder; tests and declarations are none. */
 const MODULE = /^[^.].*(?<!\.(d|test|spec))\.[cm]?[jt]s$/;
 const TYPED = /\.[cm]?ts$/;
 
+/** The resolver that finds handlers by where they are. */
+const CLASS_LOOKUP = "class_lookup";
+
+type Found = HandlerClass | null | undefined;
+
+/** From a callable and a method that a template names to the class of a handler that has the method, if there is one. */
+export type Resolver = (callable: string, method: string) => Found | Promise<Found>;
+
 /** The handlers that a worker runs. Most programs have one: {@link instance}. */
 export class HandlerRegistry {
   static #instance: HandlerRegistry | undefined;
   readonly #handlers = new Map<string, HandlerClass>();
+  readonly #resolvers = new Map<string, Resolver>();
+  readonly #resolved = new Map<string, Promise<HandlerClass | undefined>>();
+  /** What was loaded, by its path: `folder.module.Export`. */
+  readonly #byPath = new Map<string, HandlerClass>();
 
   /** The one of this process. */
   static instance(): HandlerRegistry {
@@ -57,6 +78,49 @@ export class HandlerRegistry {
     return this.#handlers.get(name);
   }
 
+  /**
+   * Registers what finds handlers by other means than their names; templates may name it (`handler.resolver`). It is
+   * asked once about each callable and method.
+   */
+  registerResolver(name: string, resolver: Resolver): void {
+    if (name === CLASS_LOOKUP || (this.#resolvers.get(name) ?? resolver) !== resolver) {
+      throw new ConfigurationError(`a resolver named \`${name}\` is registered already`);
+    }
+    this.#resolvers.set(name, resolver);
+  }
+
+  /**
+   * Every resolver, in the order in which they are asked. The last is `class_lookup`, where handlers were loaded from a
+   * path: it finds `folder.module.Export` below that path.
+   */
+  resolverNames(): string[] {
+    return [...this.#resolvers.keys(), ...(this.#byPath.size > 0 ? [CLASS_LOOKUP] : [])];
+  }
+
+  /** The class that a resolver finds. One that throws, or answers what is no handler, knows nothing. */
+  find(resolver: string, name: string, method: string): Promise<HandlerClass | undefined> {
+    const asked = JSON.stringify([resolver, name, method]);
+    const found = this.#resolved.get(asked) ?? this.#ask(resolver, name, method);
+    this.#resolved.set(asked, found);
+    return found;
+  }
+
+  async #ask(resolver: string, name: string, method: string): Promise<HandlerClass | undefined> {
+    try {
+      const isLookup = resolver === CLASS_LOOKUP;
+      const found = await (isLookup ? this.#byPath.get(name) : this.#resolvers.get(resolver)?.(name, method));
+      if (found === undefined || found === null) {
+        return undefined;
+      }
+      checkHandler(found);
+      return handlerMethods(found).includes(method) ? found : undefined;
+    } catch (error) {
+      const why = ofThrown(error).errorMessage;
+      log.error(`the resolver ${resolver} was asked for ${name}; it counts as knowing nothing: ${why}`);
+      return undefined;
+    }
+  }
+
   /** Whether there is a handler of this name. */
   isRegistered(name: string): boolean {
     return this.#handlers.has(name);
@@ -75,6 +139,8 @@ export class HandlerRegistry {
   /** Forgets all. */
   clear(): void {
     this.#handlers.clear();
+    this.#byPath.clear();
+    this.#resolved.clear();
   }
 
   /**
@@ -88,9 +154,12 @@ export class HandlerRegistry {
       throw new ConfigurationError(`${whole} does not exist`);
     }
     const handlers = new Set<HandlerClass>();
+    const root = found.isDirectory() ? whole : dirname(whole);
     for (const file of found.isDirectory() ? await modules(whole) : [whole]) {
-      for (const handler of await exported(file)) {
+      const module = relative(root, file).slice(0, -extname(file).length).replaceAll(sep, ".");
+      for (const [name, handler] of await exported(file)) {
         this.register(handler);
+        this.#byPath.set(`${module}.${name}`, handler);
         handlers.add(handler);
       }
     }
@@ -123,7 +192,7 @@ function compiled(name: string): string {
   return name.replace(/ts$/, "js");
 }
 
-async function exported(file: string): Promise<HandlerClass[]> {
+async function exported(file: string): Promise<[string, HandlerClass][]> {
   if (TYPED.test(file) && !readsTypes()) {
     throw new ConfigurationError(
       `${file}: this runtime reads no TypeScript; compile it, or use Node 22.18 or newer, Bun or Deno`,
@@ -131,7 +200,7 @@ async function exported(file: string): Promise<HandlerClass[]> {
   }
   try {
     const found: Record<string, unknown> = await import(pathToFileURL(file).href);
-    return Object.values(found).filter(isHandlerClass);
+    return Object.entries(found).filter((each): each is [string, HandlerClass] => isHandlerClass(each[1]));
   } catch (error) {
     throw new ConfigurationError(`${file} can't be loaded`, { cause: error });
   }

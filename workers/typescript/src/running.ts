@@ -5,16 +5,18 @@ import type { StepContext } from "./context.ts";
 import { TaskerError } from "./errors.ts";
 import { log } from "./log.ts";
 
-const current = new AsyncLocalStorage<StepContext>();
+/** The step, or whose code else it is. */
+const current = new AsyncLocalStorage<StepContext | string>();
 
 /** The step whose handler is running here, or ran the code that leads here; undefined elsewhere. */
 export function currentStep(): StepContext | undefined {
-  return current.getStore();
+  const runs = current.getStore();
+  return typeof runs === "string" ? undefined : runs;
 }
 
-/** Runs a handler's code, so that {@link currentStep} knows of it. */
-export function runAs<T>(context: StepContext, code: () => T): T {
-  return current.run(context, code);
+/** Runs a handler's code, so that {@link currentStep} knows of it, or that of somebody else who must not end the process. */
+export function runAs<T>(runs: StepContext | string, code: () => T): T {
+  return current.run(runs, code);
 }
 
 /** A handler wanted to end the process. */
@@ -47,9 +49,10 @@ export function guardProcess(): () => void {
 function guarded(): () => void {
   const exit = process.exit;
   const refusing = (code?: number | string | null): never => {
-    const step = currentStep();
-    if (step !== undefined) {
-      throw new ExitError(`the handler of ${step.stepName} called process.exit(${code ?? ""})`);
+    const runs = current.getStore();
+    if (runs !== undefined) {
+      const who = typeof runs === "string" ? runs : `the handler of ${runs.stepName}`;
+      throw new ExitError(`${who} called process.exit(${code ?? ""})`);
     }
     return exit.call(process, code);
   };

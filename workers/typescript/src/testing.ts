@@ -1,8 +1,11 @@
 /**
- * Handlers alone, without PostgreSQL or a worker.
+ * Handlers alone, and whole workflows, without PostgreSQL or a worker.
  *
  *     const result = await run(charge, makeContext({}, { dependencies: { validate_cart: { total: 5 } } }));
  *     expect(result.result).toEqual({ charged: 5 });
+ *
+ *     const order = await runWorkflow("templates/order.yaml", { items: 3 }, { handlers: [validateCart, charge] });
+ *     expect(order.results.charge).toEqual({ charged: 5 });
  */
 
 import { StepContext } from "./context.ts";
@@ -12,6 +15,14 @@ import { encoded, ofReturn, ofThrown } from "./outcome.ts";
 import type { Checkpoint } from "./result.ts";
 import { StepHandlerResult } from "./result.ts";
 import { runAs } from "./running.ts";
+
+export {
+  runWorkflow,
+  type Workflow,
+  type WorkflowAttempt,
+  type WorkflowOptions,
+  type WorkflowStep,
+} from "./simulated.ts";
 
 /** What a context is made of beside the task's input. */
 export interface ContextOptions {

@@ -3,12 +3,15 @@
 import { StepContext, type StepMessage } from "./context.ts";
 import { WorkerError } from "./errors.ts";
 import { handlerMethods, invoke } from "./handler.ts";
+import type { Fields } from "./json.ts";
 import { type Level, log, setLogLevel } from "./log.ts";
 import { BOUNDARY_VERSION, heard, type NativeWorker, native } from "./native.ts";
-import { encoded, failed, ofReturn } from "./outcome.ts";
+import { encoded, failed, ofReturn, ofThrown } from "./outcome.ts";
+import { type Mapping, PublisherRegistry, withEvents } from "./publishers.ts";
 import { HandlerRegistry } from "./registry.ts";
 import { StepHandlerResult } from "./result.ts";
 import { currentStep, guardProcess, runAs } from "./running.ts";
+import { SubscriberRegistry } from "./subscribers.ts";
 
 const POLL_MS = 60_000;
 /** What the addon takes as a time. */
@@ -36,6 +39,8 @@ export interface WorkerConfig {
 interface Batch {
   steps: StepMessage[];
   notices: { id: string; notice: "cancelled" | "timed_out" | "dropped" }[];
+  events: { subscription: string; event: Fields }[];
+  questions: { resolver: string; callable: string; method: string }[];
 }
 
 /** One run of a handler. */
@@ -46,15 +51,40 @@ interface Run {
   end: Promise<void>;
 }
 
+/** An outcome on its way to the boundary. */
+interface Outgoing {
+  step: StepMessage;
+  said: string;
+  events: readonly Mapping[];
+}
+
+/** Who is told what happens to steps: the step as it came, or its outcome. */
+export type Observer = (event: string, said: Fields) => void;
+
+/** Those who are told; empty but for programs that watch (`compat.ts`). */
+export const observers = new Set<Observer>();
+
+/** The servers of the workers that run in this process, in the order of their starts. */
+const serving = new Map<WorkerServer, string>();
+
+/** The server of this process's worker, while one runs. */
+export function serverOfWorker(): string | undefined {
+  return serving.values().next().value;
+}
+
 /** The worker of a program, for the handlers of a registry. It may be started again once it has stopped. */
 export class WorkerServer {
   readonly registry: HandlerRegistry;
+  readonly publishers: PublisherRegistry = PublisherRegistry.instance();
+  readonly subscribers: SubscriberRegistry = SubscriberRegistry.instance();
   #native: NativeWorker | undefined;
   #starting = false;
   #about = { worker_id: "", concurrency: 0, environment: "", orchestration_url: "" };
   #serving: Promise<void> = Promise.resolve();
   #isServing = false;
   readonly #runs = new Map<string, Run>();
+  /** What ended in this turn of the event loop: it is handed in together. */
+  #outbox: Outgoing[] = [];
 
   constructor(registry: HandlerRegistry = HandlerRegistry.instance()) {
     this.registry = registry;
@@ -82,11 +112,20 @@ export class WorkerServer {
       await this.registry.loadFromEnv();
     }
     const rehearsal = config.rehearsal === undefined ? undefined : { steps: config.rehearsal };
-    const handlers = handlersOf(this.registry);
-    const message = { version: BOUNDARY_VERSION, handlers, variables: variablesOf(config), rehearsal };
+    const message = {
+      version: BOUNDARY_VERSION,
+      handlers: handlersOf(this.registry),
+      resolvers: this.registry.resolverNames(),
+      publishers: this.publishers.names(),
+      subscriptions: this.subscribers.globs(),
+      variables: variablesOf(config),
+      rehearsal,
+    };
     const worker = heard(await native().start(JSON.stringify(message)));
     this.#native = worker;
     this.#about = JSON.parse(worker.about());
+    this.subscribers.startAll();
+    serving.set(this, this.#about.orchestration_url);
     this.#isServing = true;
     this.#serving = this.#serve(worker);
   }
@@ -116,7 +155,7 @@ export class WorkerServer {
     const worker = this.#native;
     heard(await worker.stop(graceMs === undefined ? undefined : Math.min(Math.max(0, graceMs), LONGEST_MS)));
     await this.#serving;
-    await this.#abandon();
+    await Promise.all([this.#abandon(), this.subscribers.stopAll()]);
     this.#native = undefined;
   }
 
@@ -157,12 +196,18 @@ export class WorkerServer {
   async #serve(worker: NativeWorker): Promise<void> {
     const unguard = guardProcess();
     try {
-      for await (const { notices, steps } of this.#batches(worker)) {
+      for await (const { notices, steps, questions, events } of this.#batches(worker)) {
         for (const { id, notice } of notices) {
           this.#notice(id, notice);
         }
         for (const step of steps) {
           this.#begin(worker, step);
+        }
+        for (const question of questions) {
+          void this.#resolve(worker, question);
+        }
+        for (const { subscription, event } of events) {
+          this.subscribers.tell(subscription, event);
         }
       }
     } catch (error) {
@@ -172,6 +217,7 @@ export class WorkerServer {
       }
     } finally {
       this.#isServing = false;
+      serving.delete(this);
       unguard();
     }
   }
@@ -186,15 +232,22 @@ export class WorkerServer {
 
   #begin(worker: NativeWorker, step: StepMessage): void {
     const context = StepContext.fromFfiEvent(step, () => pulse(worker, step.id));
+    if (observers.size > 0) {
+      observed("step.execution.received", step);
+    }
     const run: Run = { step, context, end: Promise.resolve() };
     this.#runs.set(step.id, run);
     run.end = runAs(context, () => this.#run(worker, run));
   }
 
-  async #run(worker: NativeWorker, { step, context }: Run): Promise<void> {
+  async #run(worker: NativeWorker, run: Run): Promise<void> {
+    const { step, context } = run;
     let result: StepHandlerResult;
     try {
-      const Handler = this.registry.getHandlerClass(step.handler_name);
+      const Handler =
+        step.resolver === null
+          ? this.registry.getHandlerClass(step.handler_name)
+          : await this.registry.find(step.resolver, step.handler_name, step.method);
       result =
         Handler === undefined
           ? StepHandlerResult.failure(`the handler \`${step.handler_name}\` was unregistered`)
@@ -202,14 +255,46 @@ export class WorkerServer {
     } catch (error) {
       result = failed(context, error);
     }
+    const said = encoded(step.id, result);
+    const events = step.publishes.length === 0 ? [] : await this.publishers.mappings(context, said);
     this.#runs.delete(step.id);
+    if (this.#outbox.push({ step, said: withEvents(said, events), events }) === 1) {
+      // Once nothing else of this turn is left to do: handlers that end together are handed in together.
+      process.nextTick(() => this.#handIn(worker));
+    }
+  }
+
+  #handIn(worker: NativeWorker): void {
+    const outgoing = this.#outbox;
+    this.#outbox = [];
     try {
-      heard(worker.complete(`{"outcomes":[${encoded(step.id, result)}]}`));
+      const message = `{"outcomes":[${outgoing.map(({ said }) => said).join(",")}]}`;
+      const answer = heard(worker.complete(message));
+      if (observers.size > 0) {
+        outgoing.forEach(tellOfEnd);
+      }
+      if (outgoing.some(({ events }) => events.length > 0)) {
+        const { verdicts } = JSON.parse(answer);
+        for (const { events } of outgoing.filter((_, at) => verdicts[at] === "accepted")) {
+          for (const event of events) {
+            void event.handedIn();
+          }
+        }
+      }
     } catch (error) {
       if (!(error instanceof WorkerError && error.code === "stopped")) {
-        log.error(`an outcome of ${step.step_name} was refused: ${error instanceof Error ? error.message : error}`);
+        const names = outgoing.map(({ step }) => step.step_name).join(", ");
+        log.error(`an outcome of ${names} was refused: ${ofThrown(error).errorMessage}`);
       }
     }
+  }
+
+  /** Asks a resolver, which may import: the steps that wait need not wait for that. */
+  async #resolve(worker: NativeWorker, question: Batch["questions"][number]): Promise<void> {
+    const { resolver, callable, method } = question;
+    const found = (await this.registry.find(resolver, callable, method)) !== undefined;
+    // Where it is refused, the worker has stopped.
+    worker.complete(JSON.stringify({ outcomes: [], answers: [{ ...question, found }] }));
   }
 
   /** Tells handlers that still run that nobody waits for them. */
@@ -225,6 +310,24 @@ export class WorkerServer {
     });
     await Promise.race([Promise.all(left.map(({ end }) => end)), patience]);
     clearTimeout(timer);
+  }
+}
+
+function tellOfEnd({ said }: Outgoing): void {
+  const outcome = JSON.parse(said);
+  const ended = { success: "step.execution.completed", failure: "step.execution.failed" }[outcome.type as string];
+  if (ended !== undefined) {
+    observed(ended, outcome);
+  }
+}
+
+function observed(event: string, said: Fields): void {
+  for (const observer of observers) {
+    try {
+      observer(event, said);
+    } catch (error) {
+      log.error(`an observer of ${event}: ${ofThrown(error).errorMessage}`);
+    }
   }
 }
 

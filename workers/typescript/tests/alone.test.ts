@@ -120,6 +120,20 @@ test("a handler knows its step wherever it is", async () => {
   expect(currentStep()).toBeUndefined();
 });
 
+test("a signal has fired where it is asked for only after the cancel, and fires once", async () => {
+  const context = makeContext({}, { cancelled: true });
+  expect([context.cancelled, context.signal.aborted, context.signal.reason.name]).toEqual([true, true, "AbortError"]);
+  const other = makeContext();
+  let heard = 0;
+  other.signal.addEventListener("abort", () => {
+    heard += 1;
+  });
+  other.cancel("the first reason");
+  other.cancel("the second");
+  expect([heard, other.signal.reason.message, await other.waitCancelled()]).toEqual([1, "the first reason", true]);
+  expect(other.signal).toBe(other.signal);
+});
+
 test("errors say what becomes of the attempt", async () => {
   const said = async (error: unknown) => {
     const { errorType, retryable, retryAfter, errorMessage } = await run(throwing(error));

@@ -125,3 +125,13 @@ test("a worker stops with the thread of the runtime that it was started on", asy
   const [before = 0, after = 0] = program.stdout.trim().split("\n").map(Number);
   expect(after, "Rust's threads have ended too").toBeLessThanOrEqual(before - 3);
 });
+
+test("a rehearsal runs as many steps as were asked for, without a database", async () => {
+  const program = await ran([process.execPath, join(HERE, "../bench/rehearse.js"), "5000"]);
+  expect(program.status, program.stderr).toBe(0);
+  const { threads_start: before, threads_end: after, ...told } = JSON.parse(program.stdout);
+  expect(after).toBeLessThanOrEqual(before);
+  const numbers = ["seconds", "steps_per_s", "rss_mb_start", "rss_mb_end", "mb_per_10000_steps"];
+  const expected = Object.fromEntries(numbers.map((name) => [name, expect.any(Number)]));
+  expect(told).toEqual({ language: "typescript", steps: 5000, ...expected });
+});

@@ -1,7 +1,7 @@
 /** A server on a private PostgreSQL, workers, and a client for the tests. */
 
 import { type ChildProcess, spawn } from "node:child_process";
-import { createWriteStream, existsSync, readFileSync } from "node:fs";
+import { closeSync, createWriteStream, existsSync, mkdirSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -50,6 +50,38 @@ export function environment(more: Record<string, string> = {}): Record<string, s
 export interface Place {
   url: string;
   databaseUrl: string;
+}
+
+/** Starts `tasker dev` with these templates, and with a PostgreSQL of its own in this folder. */
+export async function startServer(folder: string, templates: string, variables: Record<string, string> = {}) {
+  const binary = process.env.TASKER_BIN ?? join(HERE, "../../../target/debug/tasker");
+  mkdirSync(folder, { recursive: true });
+  const log = openSync(join(folder, "server.log"), "w");
+  const env = environment({ TASKER_WEB_BIND_ADDRESS: "127.0.0.1:0", ...variables });
+  const given = ["dev", "--data-dir", join(folder, "postgres"), "--templates", templates];
+  const child = spawn(binary, given, { env, stdio: ["ignore", "pipe", log] });
+  closeSync(log);
+  const ended = new Promise((resolve) => child.on("exit", resolve));
+  let said = "";
+  const found = await new Promise<RegExpExecArray | null>((resolve) => {
+    child.on("error", () => resolve(null));
+    child.on("exit", () => resolve(null));
+    child.stdout?.on("data", (chunk) => {
+      said += chunk;
+      if (said.includes("Ctrl-C")) {
+        resolve(/DATABASE_URL=(\S+)[\s\S]*?API\s+(http:\/\/[^/\s]+)/.exec(said));
+      }
+    });
+  });
+  if (found === null) {
+    throw new Error(`the server did not start: ${said}\n${readFileSync(join(folder, "server.log"), "utf8")}`);
+  }
+  const [, databaseUrl = "", url = ""] = found;
+  const stop = async () => {
+    child.kill("SIGTERM");
+    await ended;
+  };
+  return { place: { databaseUrl, url }, stop };
 }
 
 /** A client of a server. */
@@ -174,9 +206,9 @@ export class WorkerProcess {
 }
 
 /** Runs a program to its end. */
-export async function ran(command: string[], variables: Record<string, string> = {}) {
+export async function ran(command: string[], variables: Record<string, string> = {}, cwd = process.cwd()) {
   const [file = "", ...more] = command;
-  const child = spawn(file, more, { env: environment(variables), stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(file, more, { cwd, env: environment(variables), stdio: ["ignore", "pipe", "pipe"] });
   let [stdout, stderr] = ["", ""];
   child.stdout.on("data", (chunk) => {
     stdout += chunk;

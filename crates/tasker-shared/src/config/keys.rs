@@ -274,7 +274,7 @@ pub static KEYS: &[Key] = &[
     key(Worker, "worker.typescript_command", Kind::Text, Absent("`tasker-worker` of the nearest node_modules"), "",
         "The same for TypeScript."),
     key(Worker, "worker.unregistered_delay_ms", int_lower_in_test(100, HOUR_MS, 10), Value("5000"), "ms",
-        "How long a step whose handler this worker does not have is given back for. It bounds how often such a ticket makes the round during a rolling deployment."),
+        "How long at most a step whose handler this worker does not have is given back for: 50 ms at first, twice as long with every round. It bounds how often such a ticket makes the round where no worker has the handler. Pools spare the round."),
     key(Worker, "worker.aging_ms", int_lower_in_test(1_000, 24 * HOUR_MS, 1), Value("60000"), "ms",
         "How long a ticket waits until it counts as one of the next higher priority, and twice as long for the one above. Lower it where work of low priority has to end in time; raise it where work of high priority must not be held up by the rest."),
 ];

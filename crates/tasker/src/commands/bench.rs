@@ -32,6 +32,11 @@ use crate::output::Output;
 const WARM_UP: usize = 64;
 
 pub(crate) async fn run(arguments: &RunBench, config: Config, output: &Output) -> Result<Status, Failure> {
+    if arguments.worker.is_some() && arguments.mode != BenchMode::Queue {
+        return Err(Failure::Usage(
+            "--worker is for --mode queue: in the others the worker is this program".to_owned(),
+        ));
+    }
     let database = open(&config).await?;
     let figures = measured(arguments, &config, &database).await;
     database.close().await;
@@ -83,7 +88,7 @@ async fn measured(arguments: &RunBench, config: &Config, database: &Database) ->
         }
         BenchMode::Queue | BenchMode::Post => {
             let worker = arguments.mode == BenchMode::Queue;
-            let processes = Processes::start(&database.url, template, worker).await?;
+            let processes = Processes::start(&database.url, template, worker, arguments.worker.as_ref()).await?;
             let client = Client::new(&processes.address)?;
             let target = if worker { Target::Http(client) } else { Target::Post(client) };
             let figures = figures(arguments, database, &target, Some(&processes)).await;

@@ -24,6 +24,7 @@ use crate::cli::RunDemo;
 use crate::commands::process;
 use crate::database::Database;
 use crate::failure::{Failure, Status};
+use crate::languages::{Folder, Watched};
 use crate::node::{Node, listen};
 use crate::output::{Output, table};
 
@@ -54,7 +55,7 @@ pub(crate) async fn run(arguments: &RunDemo, mut config: Config, output: &Output
     config.web.bind_address.set_port(0);
     let database = Database::open(&config, arguments.data_dir.as_ref().map(|dir| dir.join("postgres"))).await?;
     let folder = arguments.data_dir.clone().unwrap_or_else(|| default_data_dir().with_file_name("demo"));
-    let outcomes = played(config, &database, folder.join("input"), output).await;
+    let outcomes = played(config, &database, folder.join("input"), &arguments.workers, output).await;
     let what = database.what.clone();
     database.close().await;
     tell(&outcomes?, &what, output)
@@ -64,12 +65,13 @@ async fn played(
     config: Config,
     database: &Database,
     folder: PathBuf,
+    workers: &[Folder],
     output: &Output,
 ) -> Result<Vec<Outcome>, Failure> {
     tasker_examples::write_data(&folder).map_err(|error| Failure::file(&folder, error))?;
     let folder = std::fs::canonicalize(&folder).map_err(|error| Failure::file(&folder, error))?;
     let config = Arc::new(config);
-    let mut node = Node::start(Arc::clone(&config), database, true, Some(process::built_in())).await?;
+    let mut node = Node::start(Arc::clone(&config), database, true, Some(process::built_in(true))).await?;
     let engine = node.engine.clone().expect("a server was started");
     process::register_examples(&engine).await?;
     node.find_queues().await?;
@@ -78,7 +80,21 @@ async fn played(
     if !output.json() {
         output.line(&format!("Server and worker run on {}.\n", database.what))?;
     }
-    let outcomes = all(&client, &folder.to_string_lossy(), output).await;
+    let mut outcomes = all(&client, &folder.to_string_lossy(), output).await;
+    if !workers.is_empty() {
+        let (name, yaml) = tasker_examples::polyglot();
+        process::register(&engine, name, yaml, None, true).await?;
+        let leads = [
+            ("DATABASE_URL", database.url.clone()),
+            ("TASKER_ORCHESTRATION_URL", client.address().to_owned()),
+            // The other examples are Rust's here.
+            ("TASKER__WORKER__NAMESPACES", "polyglot".to_owned()),
+        ];
+        let workers = Watched::start(workers, &config, &leads, false)?;
+        let last = one(&client, &tasker_examples::polyglot_demo(), ProgressBar::hidden()).await;
+        workers.stop().await;
+        outcomes = outcomes.and_then(|mut all| last.map(|last| all.push(last)).map(|()| all));
+    }
     node.stop().await;
     outcomes
 }

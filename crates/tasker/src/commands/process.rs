@@ -21,11 +21,13 @@ use crate::languages::{self, Language, Watched};
 use crate::node::{Node, interrupted, listen, listen_on};
 use crate::output::Output;
 
-/// The handlers that come with the binary: the examples, the one that benchmarks call, and the fault tests' probe
-/// where it is asked for.
-pub(crate) fn built_in() -> HandlerRegistry {
+/// The handlers that come with the binary: the examples where they are wanted, the one that benchmarks call, and the
+/// fault tests' probe where it is asked for.
+pub(crate) fn built_in(examples: bool) -> HandlerRegistry {
     let mut registry = HandlerRegistry::new();
-    tasker_examples::register(&mut registry);
+    if examples {
+        tasker_examples::register(&mut registry);
+    }
     bench::register(&mut registry);
     probe::register(&mut registry);
     registry
@@ -108,6 +110,7 @@ pub(crate) async fn dev(
             register_folder(&engine, &config, folder).await?;
             "tasker template list"
         }
+        None if !arguments.workers.is_empty() => "tasker template list",
         None => {
             register_examples(&engine).await?;
             "tasker task create --namespace examples --name linear --input '{\"number\": 6}' --wait"
@@ -121,7 +124,7 @@ pub(crate) async fn dev(
     output.line(&format!("  docs     http://{address}/api-docs/ui"))?;
     output.line(&format!("  try      {first_try}"))?;
     let leads = [("DATABASE_URL", database.url.clone()), ("TASKER_ORCHESTRATION_URL", format!("http://{address}"))];
-    let workers = Watched::start(&arguments.workers, &config, &leads)?;
+    let workers = Watched::start(&arguments.workers, &config, &leads, true)?;
     output.line("Ctrl-C stops it.")?;
     interrupted().await?;
     workers.stop().await;
@@ -156,7 +159,7 @@ async fn register_folder(engine: &Engine, config: &Config, folder: &Path) -> Res
     Ok(())
 }
 
-async fn register(
+pub(crate) async fn register(
     engine: &Engine,
     what: &str,
     yaml: &str,

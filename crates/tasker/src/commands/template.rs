@@ -1,6 +1,7 @@
 //! `tasker template`: check, register and show templates.
 
 mod files;
+mod generate;
 
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,14 @@ pub(super) async fn run(
                 None => client.undeprecate_template(id).await?,
             };
             output.value(&template, deprecation_text)?;
+            Ok(Status::Done)
+        }
+        TemplateCommand::Generate { file, language, environment, out } => {
+            let text = generate::generate(&valid(&file, environment.as_deref())?, language)?;
+            match out {
+                Some(out) => write_new(&out, &text)?,
+                None => output.text(&text)?,
+            }
             Ok(Status::Done)
         }
         TemplateCommand::Visualize { file, environment, drawing } => {
@@ -172,12 +181,25 @@ fn registered_text(answer: &Registered) -> String {
 }
 
 fn visualize(file: &Path, environment: Option<&str>, options: &Drawing, output: &Output) -> Result<Status, Failure> {
+    let template = valid(file, environment)?;
+    let text = drawing::render(&graph(&template), drawing::format(options, output));
+    drawing::write(&text, options.out.as_deref(), output)
+}
+
+/// The template of a file, or all that is wrong with it.
+fn valid(file: &Path, environment: Option<&str>) -> Result<Template, Failure> {
     let (template, _) = read(file, environment).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(|problem| format!("{}: {problem}", file.display())).collect();
         Failure::Failed(format!("the template is not valid\n{}", lines.join("\n")))
     })?;
-    let text = drawing::render(&graph(&template), drawing::format(options, output));
-    drawing::write(&text, options.out.as_deref(), output)
+    Ok(template)
+}
+
+/// Writes a file that was not there: what somebody filled in is not lost.
+fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let made = std::fs::File::options().write(true).create_new(true).open(path);
+    made.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| Failure::file(path, error))
 }
 
 fn graph(template: &Template) -> Graph {

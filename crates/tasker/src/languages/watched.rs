@@ -36,7 +36,8 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Starts a worker for each folder; `settings` are the variables that lead it to the server and its database.
+    /// Starts a worker for each folder; `settings` are the variables that lead it to the server and its database. Where
+    /// they are `told`, what they say is shown. Each takes from the pool of its language too.
     ///
     /// # Errors
     /// Where a folder can't be watched, or the first start of its worker fails at once.
@@ -44,15 +45,20 @@ impl Watched {
         folders: &[Folder],
         config: &Arc<Config>,
         settings: &[(&str, String)],
+        told: bool,
     ) -> Result<Self, Failure> {
         let mut all = Self::default();
         for folder in folders {
             let changed = Arc::new(Notify::new());
             let watcher = watch(&folder.path, Arc::clone(&changed))?;
+            let language = folder.language.name().to_owned();
+            let pools = [config.worker.pools.clone(), vec![language]].concat().join(",");
+            let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
             let worker = One {
                 folder: folder.clone(),
                 config: Arc::clone(config),
-                settings: settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+                settings: settings.chain([("TASKER__WORKER__POOLS".to_owned(), pools)]).collect(),
+                told,
                 changed,
                 stop: all.stop.clone(),
             };
@@ -97,6 +103,7 @@ struct One {
     folder: Folder,
     config: Arc<Config>,
     settings: Vec<(String, String)>,
+    told: bool,
     changed: Arc<Notify>,
     stop: CancellationToken,
 }
@@ -158,8 +165,8 @@ impl One {
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn().map_err(|error| not_started(self.folder.language, &worker, &error))?;
         let (input, mut lines) = (child.stdin.take().expect("it is piped"), JoinSet::new());
-        lines.spawn(show(self.folder.language.name(), child.stdout.take().expect("it is piped")));
-        lines.spawn(show(self.folder.language.name(), child.stderr.take().expect("it is piped")));
+        lines.spawn(show(self.folder.language.name(), self.told, child.stdout.take().expect("it is piped")));
+        lines.spawn(show(self.folder.language.name(), self.told, child.stderr.take().expect("it is piped")));
         Ok(Running { child, input, lines })
     }
 
@@ -198,13 +205,15 @@ impl One {
     }
 }
 
-/// Shows the lines of a worker as they come.
-async fn show(language: &'static str, from: impl AsyncRead + Unpin) {
+/// Reads the lines of a worker, and shows them where they are to be told.
+async fn show(language: &'static str, told: bool, from: impl AsyncRead + Unpin) {
     let mut from = BufReader::new(from);
     let mut bytes = Vec::new();
     // Not `lines`: what is no UTF-8 is shown all the same.
     while from.read_until(b'\n', &mut bytes).await.is_ok_and(|read| read > 0) {
-        eprintln!("{}", line(language, String::from_utf8_lossy(&bytes).trim_end()));
+        if told {
+            eprintln!("{}", line(language, String::from_utf8_lossy(&bytes).trim_end()));
+        }
         bytes.clear();
     }
 }

@@ -9,6 +9,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tasker_worker::{Cursor, HandlerRegistry, StepContext, StepError, StepOutcome};
 
+use crate::generated;
+
 type Answer = Result<StepOutcome, StepError>;
 
 /// How many items are taken between two checkpoints.
@@ -26,6 +28,7 @@ pub(crate) fn run() {
 }
 
 fn register(registry: &mut HandlerRegistry) {
+    generated::rust::register(registry);
     registry.register_fn("conformance.echo", echo);
     registry.register_fn("conformance.context", context);
     registry.register_fn("conformance.fail", fail);

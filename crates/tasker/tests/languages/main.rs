@@ -3,16 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cases;
+mod generated;
 mod handlers;
 mod side;
 
 use std::collections::BTreeMap;
 
+use tasker_shared::testing::workers_of_other_languages;
+
 use crate::cases::{Case, During, Found};
 use crate::side::Side;
-
-/// What the workers of languages other than Rust are started with: `python=COMMAND;ruby=COMMAND`.
-const WORKERS: &str = "TASKER_CONFORMANCE_WORKERS";
 
 /// The results of a language by case and step, as canonical JSON.
 type Results = BTreeMap<(String, String), String>;
@@ -21,7 +21,7 @@ type Results = BTreeMap<(String, String), String>;
 async fn workers_of_every_language_make_the_same_of_the_same_workflows() {
     let cases = cases::read();
     let rust = results_of("rust", &handlers::command(), &cases).await;
-    for (language, command) in others() {
+    for (language, command) in workers_of_other_languages("conformance") {
         let theirs = results_of(&language, &command, &cases).await;
         for (place, expected) in &rust {
             assert_eq!(theirs.get(place), Some(expected), "{language} and rust differ in {place:?}");
@@ -35,14 +35,6 @@ async fn workers_of_every_language_make_the_same_of_the_same_workflows() {
 #[ignore = "is started by the test above, as a process of its own"]
 fn worker_in_rust() {
     handlers::run();
-}
-
-fn others() -> Vec<(String, String)> {
-    let said = std::env::var(WORKERS).unwrap_or_default();
-    let pairs = said.split(';').filter(|each| !each.trim().is_empty());
-    let read =
-        pairs.map(|each| each.split_once('=').unwrap_or_else(|| panic!("{WORKERS}: `{each}` is not NAME=COMMAND")));
-    read.map(|(name, command)| (name.trim().to_owned(), command.trim().to_owned())).collect()
 }
 
 /// Runs all cases with the workers of one language.
@@ -66,6 +58,7 @@ async fn results_of(language: &str, command: &str, cases: &[Case]) -> Results {
     for (case, task) in tasks {
         keep(case, side.rests(case, task).await);
     }
+    assert!(side.completes_generated().await, "{language}: generated handlers do not run: {}", side.log());
     for case in alone {
         let task = side.create(case).await;
         side.restart_when_it_has_ended().await;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::cases::{Case, During, Found};
+use crate::generated;
 
 /// Longer than any task here takes, also on a machine that is busy with something else.
 const BOUND: Duration = Duration::from_secs(120);
@@ -74,8 +75,9 @@ impl Side {
         let serve_stop = stop.clone();
         signals.spawn(async move { tasker_orchestration::http::serve(engine, listener, serve_stop).await.unwrap() });
         let folder = TempDir::new().unwrap();
-        let worker = spawn(command, &database.url, &folder);
-        Self { client, server, worker, command: command.to_owned(), folder, stop, signals, database }
+        let command = generated::with_handlers(language, command, &folder);
+        let worker = spawn(&command, &database.url, &folder);
+        Self { client, server, worker, command, folder, stop, signals, database }
     }
 
     /// Registers the case's template and creates its task.
@@ -90,6 +92,17 @@ impl Side {
         }
         request.context = to_raw_value(&input).unwrap();
         self.client.create_task(&request).await.unwrap().task_uuid
+    }
+
+    /// Creates a task of the template whose handlers were generated; answers whether it is complete.
+    pub(crate) async fn completes_generated(&self) -> bool {
+        let template = RegisterRequest::Yaml(generated::TEMPLATE.to_owned());
+        self.client.register_template(&template).await.unwrap();
+        let mut request = TaskRequest::new("insurance", "claim_settlement");
+        request.context = to_raw_value(&serde_json::json!({"claim_id": "C-1", "amount": 1.5, "class": "car"})).unwrap();
+        let task = self.client.create_task(&request).await.unwrap().task_uuid;
+        let (Waited::Settled(rested) | Waited::TimedOut(rested)) = self.client.wait(task, Some(BOUND)).await.unwrap();
+        rested.status.as_str() == "complete"
     }
 
     /// Cancels a task whose handler says in the file that it has started, and waits until it has seen that.

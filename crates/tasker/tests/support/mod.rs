@@ -6,6 +6,7 @@ mod mutants;
 mod process;
 mod storm;
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tasker_client::Client;
-pub(crate) use tasker_shared::testing::eventually;
+pub(crate) use tasker_shared::testing::{eventually, workers_of_other_languages};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -36,7 +37,11 @@ pub(crate) struct World {
     pub(crate) answered: Vec<(Order, Uuid)>,
     /// The database's clock is not to be trusted about how long something took.
     pub(crate) clock_jumps: bool,
-    started: u32,
+    /// Workers of other languages, which take turns with Rust's: the language, and the line of the shell.
+    pub(crate) others: Vec<(String, String)>,
+    /// The language of each worker, by its process.
+    pub(crate) languages: HashMap<i64, String>,
+    started: usize,
 }
 
 impl World {
@@ -50,7 +55,17 @@ impl World {
         }
         let pool = PgPoolOptions::new().max_connections(4).connect_lazy(url).unwrap();
         let (url, settings, answered) = (url.to_owned(), Vec::new(), Vec::new());
-        let mut world = Self { pool, url, folder, settings, answered, clock_jumps: false, started: 0 };
+        let mut world = Self {
+            pool,
+            url,
+            folder,
+            settings,
+            answered,
+            clock_jumps: false,
+            others: Vec::new(),
+            languages: HashMap::new(),
+            started: 0,
+        };
         world.set("TASKER_ENV", "test");
         world.set("TASKER_TEMPLATE_PATH", templates.to_str().unwrap());
         world.set("TASKER_BODY_LOG", world.body_log().to_str().unwrap());
@@ -102,15 +117,30 @@ impl World {
     /// A worker, which may not be ready yet.
     pub(crate) fn worker(&mut self, crash_point: Option<&str>) -> Process {
         let settings: Vec<_> = crash_point.map(|point| ("TASKER_CRASH_POINT", point)).into_iter().collect();
-        self.start("worker", &settings)
+        let turn = self.started % (self.others.len() + 1);
+        let (language, worker) = match turn.checked_sub(1).map(|other| self.others[other].clone()) {
+            Some((language, line)) if crash_point.is_none() => {
+                (language, self.launch("worker", Some(&line), &settings))
+            }
+            _ => ("rust".to_owned(), self.start("worker", &settings)),
+        };
+        self.languages.insert(i64::from(worker.id()), language);
+        worker
     }
 
     fn start(&mut self, role: &str, settings: &[(&str, &str)]) -> Process {
+        self.launch(role, None, settings)
+    }
+
+    fn launch(&mut self, role: &str, line: Option<&str>, settings: &[(&str, &str)]) -> Process {
         self.started += 1;
         let log = self.folder.path().join(format!("{role}-{}.log", self.started));
         let shared = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let all: Vec<_> = shared.chain([("DATABASE_URL", self.url.as_str())]).chain(settings.iter().copied()).collect();
-        Process::start(role, &all, self.folder.path(), &log)
+        match line {
+            Some(line) => Process::run(line, &all, self.folder.path(), &log),
+            None => Process::start(role, &all, self.folder.path(), &log),
+        }
     }
 
     /// How many lines of the probes' log hold this text.
@@ -123,6 +153,21 @@ impl World {
         let logs = std::fs::read_dir(self.folder.path()).unwrap().flatten().map(|entry| entry.path());
         let logs = logs.filter(|path| path.extension().is_some_and(|end| end == "log"));
         logs.map(|path| std::fs::read_to_string(path).unwrap_or_default().matches(text).count()).sum()
+    }
+
+    /// How many accepted attempts the workers of each language made.
+    pub(crate) async fn successes(&self) -> BTreeMap<String, i64> {
+        let by_process: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT (result ->> 'pid')::bigint, count(*) FROM tasker.attempts WHERE outcome = 'success' GROUP BY 1",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        let mut successes = BTreeMap::new();
+        for (process, count) in by_process {
+            *successes.entry(self.languages[&process].clone()).or_default() += count;
+        }
+        successes
     }
 
     /// Counts, on a database that may be away at this moment.

@@ -19,15 +19,27 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `tasker ROLE` with these variables and no others of ours; what it says goes to `log`.
     pub(crate) fn start(role: &str, settings: &[(&str, &str)], folder: &Path, log: &Path) -> Self {
-        let log = File::create(log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tasker"));
+        command.arg(role);
+        Self::spawn(command, settings, folder, log)
+    }
+
+    /// The same for a line of the shell.
+    pub(crate) fn run(line: &str, settings: &[(&str, &str)], folder: &Path, log: &Path) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec {line}")]);
+        Self::spawn(command, settings, folder, log)
+    }
+
+    fn spawn(mut command: Command, settings: &[(&str, &str)], folder: &Path, log: &Path) -> Self {
+        let log = File::create(log).unwrap();
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if name.starts_with("TASKER_") || name.ends_with("DATABASE_URL") {
                 command.env_remove(name.as_ref());
             }
         }
-        command.arg(role).current_dir(folder).envs(settings.iter().copied()).stdin(Stdio::null());
+        command.current_dir(folder).envs(settings.iter().copied()).stdin(Stdio::null());
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         Self { child }
     }

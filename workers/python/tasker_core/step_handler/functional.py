@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional, TypeVar, Union
 
 from .._outcome import failed, of_return
@@ -175,6 +175,8 @@ def batch_worker(name: str, *, version: str = "1.0.0") -> Callable[[F], F]:
 
 
 def _made(function: F, name: str, version: str, bases: tuple[type, ...], finish: Finish, is_worker: bool = False) -> F:
+    parameters = inspect.signature(function).parameters
+
     def begin(handler: Any, context: StepContext) -> Optional[StepHandlerResult]:
         no_op: Optional[StepHandlerResult] = handler.handle_no_op_worker(context) if is_worker else None
         return no_op
@@ -182,14 +184,16 @@ def _made(function: F, name: str, version: str, bases: tuple[type, ...], finish:
     def call(self: StepHandler, context: StepContext) -> StepHandlerResult:
         try:
             done = begin(self, context)
-            return done if done is not None else finish(self, function(**_arguments(function, context)))
+            return done if done is not None else finish(self, function(**_arguments(function, parameters, context)))
         except Exception as error:  # noqa: BLE001 - a failed attempt
             return failed(context, error)
 
     async def call_async(self: StepHandler, context: StepContext) -> StepHandlerResult:
         try:
             done = begin(self, context)
-            return done if done is not None else finish(self, await function(**_arguments(function, context)))
+            return (
+                done if done is not None else finish(self, await function(**_arguments(function, parameters, context)))
+            )
         except Exception as error:  # noqa: BLE001 - a failed attempt
             return failed(context, error)
 
@@ -206,17 +210,15 @@ def _declare(function: Any, argument: str, given: Given) -> None:
     function._tasker_arguments[argument] = given
 
 
-def _arguments(function: Any, context: StepContext) -> dict[str, Any]:
+def _arguments(function: Any, parameters: Mapping[str, inspect.Parameter], context: StepContext) -> dict[str, Any]:
     declared: dict[str, Given] = getattr(function, "_tasker_arguments", {})
-    parameters = inspect.signature(function).parameters
-    takes_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     arguments = {}
     for argument, given in declared.items():
-        if argument not in parameters and not takes_all:
+        parameter = parameters.get(argument)
+        if parameter is None and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
             raise ConfigurationError(f"{function.__name__} has no parameter `{argument}`, which its decorators give it")
         value = given(context)
-        has_default = argument in parameters and parameters[argument].default is not inspect.Parameter.empty
-        if value is not None or not has_default:
+        if value is not None or parameter is None or parameter.default is parameter.empty:
             arguments[argument] = value
     if "context" in parameters:
         arguments["context"] = context

@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::workload::NAMESPACE;
 use crate::failure::Failure;
+use crate::languages::Folder;
 
 /// How long a process may take to be ready.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -28,8 +29,14 @@ pub(crate) struct Processes {
 }
 
 impl Processes {
-    /// Starts a server, registers the template, and starts a worker if one is wanted.
-    pub(crate) async fn start(url: &str, template: Template, worker: bool) -> Result<Self, Failure> {
+    /// Starts a server, registers the template, and starts a worker if one is wanted, in another language where its folder is
+    /// named.
+    pub(crate) async fn start(
+        url: &str,
+        template: Template,
+        worker: bool,
+        other: Option<&Folder>,
+    ) -> Result<Self, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         drop(listener);
@@ -49,7 +56,12 @@ impl Processes {
         let mut children = vec![server];
         let mut worker_id = None;
         if worker {
-            let worker = child(url, &["worker", "--namespace", NAMESPACE], &[])?;
+            let folder = other.map(|folder| folder.path.display().to_string()).unwrap_or_default();
+            let mut arguments = vec!["worker", "--namespace", NAMESPACE];
+            if let Some(folder_of) = other {
+                arguments.extend(["--language", folder_of.language.name(), "--handlers", &folder]);
+            }
+            let worker = child(url, &arguments, &[])?;
             worker_id = worker.id();
             children.push(worker);
         }
