@@ -76,8 +76,8 @@ RSpec.describe "examples" do
     steps = "steps: [{name: s0, handler: bench.nothing}, {name: s1, handler: bench.nothing, dependencies: [s0]}]"
     yaml = "name: linear2\nnamespace_name: bench\nversion: 1.0.0\n#{steps}\n"
     @alone.call("POST", "/v1/templates", { yaml: yaml })
-    handlers = File.expand_path("../bench/handlers.rb", HERE)
-    worker = WorkerProgram.new(@alone, "#{scratch}/bench.log", arguments: ["--handlers", handlers, "--namespace", "bench"])
+    arguments = ["--handlers", File.expand_path("../bench/handlers.rb", HERE), "--namespace", "bench"]
+    worker = WorkerProgram.new(@alone, "#{scratch}/bench.log", arguments: arguments)
     steps = @alone.run("linear2", {}, namespace: "bench")
     expect(steps.values_at("s0", "s1").map { |step| step["results"] }).to eq([{ "ok" => true }] * 2)
     expect(worker.terminate).to eq(0)
