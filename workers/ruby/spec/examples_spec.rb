@@ -72,6 +72,17 @@ RSpec.describe "examples" do
     expect(ruby.map(&:first).tally).to eq("complete" => TASKS.size - 6, "blocked_by_failures" => 6)
   end
 
+  it "and the handler of `tasker bench` serve their templates" do
+    steps = "steps: [{name: s0, handler: bench.nothing}, {name: s1, handler: bench.nothing, dependencies: [s0]}]"
+    yaml = "name: linear2\nnamespace_name: bench\nversion: 1.0.0\n#{steps}\n"
+    @alone.call("POST", "/v1/templates", { yaml: yaml })
+    arguments = ["--handlers", File.expand_path("../bench/handlers.rb", HERE), "--namespace", "bench"]
+    worker = WorkerProgram.new(@alone, "#{scratch}/bench.log", arguments: arguments)
+    steps = @alone.run("linear2", {}, namespace: "bench")
+    expect(steps.values_at("s0", "s1").map { |step| step["results"] }).to eq([{ "ok" => true }] * 2)
+    expect(worker.terminate).to eq(0)
+  end
+
   # Those of the examples, and others.
   def examples(**others)
     registry = TaskerCore::Registry::HandlerRegistry.new

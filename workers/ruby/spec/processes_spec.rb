@@ -253,6 +253,16 @@ RSpec.describe "processes" do
     expect(said).to eq("true\n2000\n")
   end
 
+  it "is measured by the rehearsal" do
+    program = File.expand_path("../bench/rehearse.rb", HERE)
+    said, = Open3.capture2e(environment(DATABASE_URL: nil), RbConfig.ruby, "-w", program, "10000")
+    told = JSON.parse(said)
+    expect(told.keys).to eq(%w[language steps seconds steps_per_s rss_mb_start rss_mb_end mb_per_10000_steps
+                               threads_start threads_end])
+    expect(told.values_at("language", "steps")).to eq(["ruby", 10_000])
+    expect(told["threads_end"]).to be < 100, "as many as work needs, whatever the number of steps"
+  end
+
   it "starts, runs a step and stops while garbage is collected at every allocation and all is moved" do
     task = server.create("single", { text: "é" })
     printed(<<~'RUBY')

@@ -32,13 +32,12 @@ module Faults
       raise TaskerCore::RetryableError, "the probe was told to fail"
     end
     if context.step_inputs["cursor"] && !context.has_checkpoint?
-      next TaskerCore::Types::StepHandlerCallResult.checkpoint_yield(cursor: 1, items_processed: 1, accumulated_results: [])
+      next TaskerCore::Types::StepHandlerCallResult.checkpoint_yield(cursor: 1, items_processed: 1,
+                                                                     accumulated_results: [])
     end
 
     result = { step: position(context), attempt: context.attempt, pid: Process.pid }
-    if config["choose"]
-      result[:decision_point_outcome] = { type: "create_steps", step_names: config["choose"] }
-    end
+    result[:decision_point_outcome] = { type: "create_steps", step_names: config["choose"] } if config["choose"]
     if config["batches"]
       result[:batch_processing_outcome] = { type: "create_batches", cursor_configs: cursors(config["batches"]) }
     end

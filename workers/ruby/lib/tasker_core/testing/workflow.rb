@@ -4,9 +4,10 @@ module TaskerCore
   module Testing
     # A task that was run in memory, to its end.
     #
-    # `status` is `complete`, `blocked_by_failures`, …; `elapsed` the seconds that retries were waited for, in the time
-    # of the task; `steps` by name `state`, `attempts`, `result`; `attempts`, in their order, `step`, `attempt`, `at_ms`,
-    # `outcome`, `result` or `error`; `events` the domain events that were published, with their `delivery_mode`.
+    # `status` is `complete`, `blocked_by_failures`, …; `elapsed` the seconds that retries were waited for, in the
+    # task's time. `steps`, by name, have `state`, `attempts` and `result`; `attempts`, in their order, `step`,
+    # `attempt`, `at_ms`, `outcome`, and `result` or `error`. `events` are those that were published, with their
+    # `delivery_mode`.
     Workflow = Struct.new(:status, :elapsed, :steps, :attempts, :events, keyword_init: true) do
       # The results of the steps that are complete, by name.
       def results

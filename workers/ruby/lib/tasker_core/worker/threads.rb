@@ -6,19 +6,25 @@ module TaskerCore
     #
     # One at a time is on its way. It comes to run once a thread that works lets it, by waiting for something or by
     # having worked for long; until then the one that works takes what comes next. So work that is quick is done by one
-    # thread, without a change of threads, and work that waits never keeps other work waiting.
+    # thread, without a change of threads, and work that waits never keeps other work waiting. Of those that are idle
+    # the last one is woken, so that the first ones, which nothing needs any more, end.
     #
     # What other threads do to one of them (`Thread#raise`, `Thread#kill`, the end of the program) reaches it where the
     # work lets it, and while it is idle. One that ends so is made up for.
     class Threads
+      # Seconds that an idle thread is kept.
+      KEEP_S = 1.0
+      private_constant :KEEP_S
+
       # The block is called after a #round: by a thread on its way at once, by one that works when nothing else waits.
       def initialize(most, &round)
         @most = most
         @round = round
         @work = []
         @lock = Mutex.new
-        @ready = ConditionVariable.new
-        @idle = @count = 0
+        # Where those wait that have nothing to do.
+        @idle = []
+        @count = 0
         @is_round_wanted = @is_on_its_way = @closed = false
       end
 
@@ -26,7 +32,7 @@ module TaskerCore
       # from other threads held back.
       def run(&work)
         @lock.synchronize do
-          return false if @work.size + @count - @idle >= @most
+          return false if @work.size + busy >= @most
 
           @work << work
           wake
@@ -54,19 +60,23 @@ module TaskerCore
       def close
         @lock.synchronize do
           @closed = true
-          @ready.broadcast
+          @idle.shift.signal until @idle.empty?
         end
       end
 
       private
 
+      def busy
+        @count - @idle.size - (@is_on_its_way ? 1 : 0)
+      end
+
       # With the lock.
       def wake
         return if @is_on_its_way || (@work.empty? && !@is_round_wanted)
 
-        if @idle.positive?
+        if @idle.any?
           @is_on_its_way = true
-          @ready.signal
+          @idle.pop.signal
         elsif @count < @most
           start
           @is_on_its_way = true
@@ -122,18 +132,22 @@ module TaskerCore
         @round
       end
 
+      # Nothing, where none came for as long as a thread is kept.
       def awaited_work
-        loop do
-          @idle += 1
-          begin
-            Thread.handle_interrupt(Object => :on_blocking) { @ready.wait(@lock) }
-          ensure
-            @idle -= 1
-            @is_on_its_way = false
-          end
+        while woken?
           work = first_work
           return work if work || @closed
         end
+      end
+
+      def woken?
+        place = ConditionVariable.new
+        @idle.push(place)
+        Thread.handle_interrupt(Object => :on_blocking) { place.wait(@lock, KEEP_S) }
+        !@idle.include?(place)
+      ensure
+        # Another one has to be woken in place of one that was killed on its way.
+        @is_on_its_way = false unless @idle.delete(place)
       end
     end
   end
