@@ -182,7 +182,7 @@ async fn faults_a_storm_loses_nothing() {
     let began = std::time::Instant::now();
     let mut tasks = 0;
     while storm.count() < usize::try_from(least).unwrap() {
-        let orders = support::orders(120, 10, Shape::mixed);
+        let orders = support::orders(120, 10, Shape::mixed_and_limited);
         tasks += orders.len();
         let submitted = tokio::spawn(support::submit_all(clients.clone(), orders));
         while !submitted.is_finished() {

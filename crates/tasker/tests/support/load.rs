@@ -49,9 +49,14 @@ impl Shape {
             4..=7 => Self::Diamond4,
             8 | 9 => Self::Branch,
             10 => Self::Batch,
-            11 | 12 => Self::Limited,
             _ => Self::Linear4,
         }
+    }
+
+    /// The same, and every tenth of them uses the resource that [`World::make_scarce`] sets up: as it is by default its
+    /// breaker would stay open for longer than a test.
+    pub(crate) fn mixed_and_limited(at: usize) -> Self {
+        if at % 10 == 9 { Self::Limited } else { Self::mixed(at) }
     }
 
     pub(crate) fn name(self) -> &'static str {

@@ -144,7 +144,8 @@ async fn faults_every_check_of_the_checker_can_fail() {
     let (_server, client) = world.server().await;
     let _worker = world.worker(None);
     // The first task is a chain: the mutants speak of its first step, which succeeds at once.
-    world.submit_orders(std::slice::from_ref(&client), orders(40, 0, Shape::mixed)).await;
+    World::make_scarce(&client).await;
+    world.submit_orders(std::slice::from_ref(&client), orders(40, 0, Shape::mixed_and_limited)).await;
     world.all_end(MOVES).await;
     world.check(&client).await;
     let mut good = Record::read(&world, &client).await;
