@@ -46,15 +46,14 @@ class Threads:
 
     def _send_for_one(self) -> None:
         """With the lock. Who is neither busy nor idle looks for work without being sent for."""
-        if self._is_coming or not self._work:
+        if self._is_coming or not self._work or self._count > self._busy + len(self._idle):
             return
         if self._idle:
-            self._is_coming = True
             self._idle.pop().release()
-        elif self._count == self._busy:
+        else:
             threading.Thread(target=self._loop, name=f"tasker-handler-{self._count + 1}", daemon=True).start()
-            self._is_coming = True
             self._count += 1
+        self._is_coming = True
 
     def _loop(self) -> None:
         bell, was_sent_for = threading.Lock(), True
