@@ -40,6 +40,16 @@ RSpec.describe "names" do
     end
   end
 
+  it "has every name that the page about moving calls unchanged" do
+    page = File.read(File.expand_path("../../../docs/migration.md", HERE), encoding: "UTF-8")
+    unchanged = page[/^## Ruby$.*?^With these differences/m]
+    names = unchanged.scan(/`([A-Z][a-z]\w*(?:::\w+)*)(?:\.\w+!?)?[`(]/).flatten - ["TaskerCore"]
+    expect(names).to include("Client", "Registry::HandlerRegistry", "DefaultPublisher")
+    homes = ["", "StepHandler::", "DomainEvents::"]
+    missing = names.reject { |name| homes.any? { |home| Object.const_defined?("TaskerCore::#{home}#{name}") } }
+    expect(missing).to eq([])
+  end
+
   it "has what is called on modules and classes" do
     expect(TaskerCore::Worker::Bootstrap).to respond_to(:start!, :stop!, :running?, :status)
     expect(TaskerCore::Tracing).to respond_to(:error, :warn, :info, :debug)
