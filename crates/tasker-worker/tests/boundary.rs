@@ -286,7 +286,7 @@ fn stopping_waits_for_handlers_for_as_long_as_the_grace_and_then_everything_is_r
 fn a_poll_ends_early_where_the_other_side_wants_its_thread_back() {
     let side = Side::new(STEP);
     let boundary = side.start(&[]);
-    let nothing = json!({"steps": [], "notices": []});
+    let nothing = json!({"steps": [], "notices": [], "events": [], "questions": []});
     let poll = |interrupt: &Interrupt| boundary.poll_unless(Duration::from_secs(600), interrupt).unwrap();
     for before in [true, false] {
         let interrupt = Interrupt::default();
