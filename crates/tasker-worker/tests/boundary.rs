@@ -536,6 +536,8 @@ fn a_rehearsal_hands_out_its_steps_without_a_database_and_ends() {
         }
     }
     assert_eq!(seen, 7);
+    let nobody = json!({"version": VERSION, "handlers": {}, "resolvers": ["all"], "rehearsal": {"steps": 1}});
+    assert_eq!(Boundary::start(&nobody.to_string()).unwrap_err().code(), "bad_message");
     let heart = json!({"ids": []}).to_string();
     assert_eq!(boundary.heartbeat(&heart).unwrap_err().code(), "stopped");
     assert_eq!(boundary.stop(None).unwrap_err().code(), "stopped");

@@ -95,7 +95,10 @@ async fn a_worker_is_started_again_when_its_files_change_and_ends_with_the_serve
 
     std::fs::write(project.join("broken"), "").unwrap();
     dev.says("it breaks");
-    dev.says("ended (exit status: 3); starts again when a file changes, or in");
+    // Each wait is longer than the one before it, also after a start that a change brought.
+    for pause in ["1s", "2s", "4s"] {
+        dev.says(&format!("ended (exit status: 3); starts again when a file changes, or in {pause}"));
+    }
     std::fs::remove_file(project.join("broken")).unwrap();
     let said = dev.says("runs --handlers");
 

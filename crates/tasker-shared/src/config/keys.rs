@@ -266,7 +266,7 @@ pub static KEYS: &[Key] = &[
     key(Worker, "worker.pools", Kind::Names { rule: "each 1 to 12 of a-z and 0-9", holds: is_pool }, Value("default"), "",
         "The pools this worker takes steps from. Pools part the steps of one namespace among workers, e.g. by language or hardware."),
     key(Worker, "worker.status_address", Kind::Address, Absent("nothing is served"), "",
-        "Where a worker in a process of its own answers /health/live, /health/ready and /metrics. A server has them in its API."),
+        "Where a worker of the tasker command in a process of its own answers /health/live, /health/ready and /metrics. A server has them in its API; workers of other languages serve nothing."),
     key(Worker, "worker.python_command", Kind::Text, Absent("`python -m tasker_core worker` of the project's or the active environment"), "",
         "How the command line starts a worker in Python: words without a shell, to which `--handlers DIR` is added."),
     key(Worker, "worker.ruby_command", Kind::Text, Absent("`tasker-worker-ruby`, by bundler where there is a Gemfile"), "",

@@ -148,12 +148,19 @@ impl Boundary {
             telemetry::init(&config.telemetry);
             let desk = Arc::new(Desk::new(NUMBER.fetch_add(1, Ordering::Relaxed)));
             let process = std::process::id();
-            if let (Some(rehearsal), Some(handler)) = (start.rehearsal, start.handlers.keys().next()) {
-                let runtime = rehearsal.start(handler, &desk, config.worker.concurrency)?;
+            let (rehearsal, handler) = (start.rehearsal, start.handlers.keys().next().cloned());
+            let registry = registry(start, &desk)?;
+            if let Some(rehearsal) = rehearsal {
+                let named = || BoundaryError::Message("a rehearsal needs a handler that is named".to_owned());
+                let runtime = rehearsal.start(&handler.ok_or_else(named)?, &desk, config.worker.concurrency)?;
                 let (about, running) = (about(&config, "rehearsal"), Mutex::new(None));
                 return Ok(Self { desk, about, status: None, process, running, rehearsal: Some(runtime) });
             }
-            let registry = registry(start, &desk)?;
+            if config.worker.status_address.is_some() {
+                tracing::warn!(
+                    "worker.status_address is for workers of the tasker command; this one serves nothing there"
+                );
+            }
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let runtime = runtime.map_err(|error| not_started("no threads can be started", error))?;
             let (worker, signals, pool) = runtime.block_on(started(Arc::clone(&config), registry))?;

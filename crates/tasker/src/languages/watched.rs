@@ -1,5 +1,6 @@
 //! The workers of `tasker dev --worker`.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -118,34 +119,42 @@ struct Running {
 impl One {
     /// Keeps a worker running until it is told to stop.
     async fn run(self, first: Running) {
-        let mut running = Some(first);
-        let mut pause = PAUSES.0;
+        let (mut running, mut pause) = (Some(first), PAUSES.0);
         loop {
-            let Some(mut worker) = running.take() else {
+            if let Some(mut worker) = running.take() {
                 tokio::select! {
-                    () = self.stop.cancelled() => return,
-                    () = self.changed() => pause = PAUSES.0,
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSES.1),
+                    () = self.stop.cancelled() => return self.end(worker).await,
+                    () = self.changed() => {
+                        self.say("a file changed: starts again");
+                        self.end(worker).await;
+                        pause = PAUSES.0;
+                    }
+                    ended = worker.child.wait() => {
+                        self.end(worker).await;
+                        self.say(&format!("{}; starts again when a file changes, or in {pause:?}", self.said(ended)));
+                        if self.waits(&mut pause).await.is_break() {
+                            return;
+                        }
+                    }
                 }
-                match self.spawn() {
-                    Ok(started) => running = Some(started),
-                    Err(failure) => self.say(&failure.to_string()),
-                }
-                continue;
-            };
-            tokio::select! {
-                () = self.stop.cancelled() => return self.end(worker).await,
-                () = self.changed() => {
-                    self.say("a file changed: starts again");
-                    self.end(worker).await;
-                    pause = Duration::ZERO;
-                }
-                ended = worker.child.wait() => {
-                    self.end(worker).await;
-                    self.say(&format!("{}; starts again when a file changes, or in {pause:?}", self.said(ended)));
-                }
+            } else if self.waits(&mut pause).await.is_break() {
+                return;
+            }
+            match self.spawn() {
+                Ok(started) => running = Some(started),
+                Err(failure) => self.say(&failure.to_string()),
             }
         }
+    }
+
+    /// Waits for a change or for so long, and longer the next time; breaks off where the worker is not wanted any more.
+    async fn waits(&self, pause: &mut Duration) -> ControlFlow<()> {
+        tokio::select! {
+            () = self.stop.cancelled() => return ControlFlow::Break(()),
+            () = self.changed() => *pause = PAUSES.0,
+            () = tokio::time::sleep(*pause) => *pause = (*pause * 2).min(PAUSES.1),
+        }
+        ControlFlow::Continue(())
     }
 
     /// Waits for a change, and until no other follows.

@@ -92,11 +92,8 @@ impl Program {
         }
         let mut taken = BTreeSet::new();
         let handlers = callables.into_iter().map(|callable| {
-            let mut handler = Handler::of(template, callable, &results, &inputs);
-            while !taken.insert(handler.function.clone()) {
-                handler.function.push_str("_too");
-            }
-            handler
+            let function = word(callable.rsplit(['.', ':', '#']).next().unwrap_or(callable), &mut taken);
+            Handler::of(template, callable, function, &results, &inputs)
         });
         let handlers = handlers.collect();
         Self { title: format!("{}/{name} {version}", namespace.as_str()), types, handlers }
@@ -104,7 +101,7 @@ impl Program {
 }
 
 impl Handler {
-    fn of(template: &Template, callable: &str, results: &[Type], inputs: &[Argument]) -> Self {
+    fn of(template: &Template, callable: &str, function: String, results: &[Type], inputs: &[Argument]) -> Self {
         let steps = || template.steps.iter().enumerate().filter(|(_, step)| step.handler.callable == callable);
         let (at, first) = steps().next().expect("it is a callable of the template");
         let parents = |step: usize| {
@@ -136,7 +133,7 @@ impl Handler {
         let children = template.steps.iter().enumerate().filter(|(step, _)| parents(*step).contains(&at));
         Self {
             callable: callable.to_owned(),
-            function: types::snake(callable.rsplit(['.', ':', '#']).next().unwrap_or(callable)),
+            function,
             kind: first.kind,
             doc: doc.into_iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect(),
             depends,

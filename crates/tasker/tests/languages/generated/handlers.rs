@@ -11,6 +11,8 @@ pub(crate) fn register(registry: &mut HandlerRegistry) {
     registry.register_fn("claims.Ask", ask);
     registry.register_fn("claims.Split", split);
     registry.register_fn("claims.pay-position", pay_position);
+    registry.register_fn("claims.import", import_);
+    registry.register_fn("claims.Import", import__);
     registry.register_fn("claims.Close", close);
 }
 
@@ -113,6 +115,18 @@ async fn pay_position(ctx: StepContext) -> Result<StepOutcome, StepError> {
     if ctx.batch()?.is_no_op() {
         return StepOutcome::success(json!({"no_op": true}));
     }
+    StepOutcome::success(json!({}))
+}
+
+/// Handles `claims.import`.
+async fn import_(ctx: StepContext) -> Result<StepOutcome, StepError> {
+    let _assess: AssessResult = ctx.dependency("assess")?;
+    StepOutcome::success(json!({}))
+}
+
+/// Handles `claims.Import`.
+async fn import__(ctx: StepContext) -> Result<StepOutcome, StepError> {
+    let _retry_: serde_json::Value = ctx.dependency("retry")?;
     StepOutcome::success(json!({}))
 }
 

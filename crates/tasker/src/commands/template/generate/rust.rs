@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use tasker_lifecycle::template::StepKind;
 
-use super::types::{Record, Type, snake};
+use super::types::{Record, Type};
 use super::{Argument, Handler, Program, list, prefixed};
 
 pub(super) fn file(program: &Program) -> String {
@@ -73,7 +73,7 @@ fn function(handler: &Handler, names: &mut BTreeSet<&'static str>) -> String {
     format!(
         "\n/// {}\nasync fn {}({given}: StepContext) -> Result<StepOutcome, StepError> {{\n{}}}\n",
         handler.summary(),
-        snake(&handler.function),
+        handler.function,
         prefixed(&lines, "    ")
     )
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use tasker_lifecycle::template::StepKind;
 
-use super::types::{Type, camel, is_word, snake};
+use super::types::{Type, camel};
 use super::{Argument, Handler, Program, list, prefixed};
 
 pub(super) fn file(program: &Program) -> String {
@@ -64,7 +64,7 @@ fn function(handler: &Handler, names: &mut BTreeSet<&'static str>) -> String {
     format!(
         "\n/** {} */\nexport const {} = {define}(\n  {},\n  {options},\n  async ({{ {} }}){returns} => {{\n{}    return {value};\n  }},\n);\n",
         comment(&handler.summary()),
-        identifier(&camel(&handler.function)),
+        camel(&handler.function),
         json(&handler.callable.as_str().into()),
         given.join(", "),
         prefixed(&format!("void [{}]; // What there is to work with.", given.join(", ")), "    "),
@@ -125,11 +125,6 @@ fn nullable(ty: &Type) -> Type {
         Type::Union(of) => Type::Union([of.as_slice(), &[Type::Null]].concat()),
         other => Type::Union(vec![other.clone(), Type::Null]),
     }
-}
-
-/// A name that a module may export.
-fn identifier(name: &str) -> String {
-    if is_word(&snake(name)) { name.to_owned() } else { format!("{name}_") }
 }
 
 fn key(key: &str) -> String {
