@@ -1,7 +1,7 @@
 //! `ResultProcessorActor`: an attempt's outcome becomes transitions, and newly ready steps get their tickets,
 //! in the same commit. One lane of it never meets another one's tasks in its inbox.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tasker_lifecycle::{Event, Nonce, TaskId};
@@ -9,7 +9,6 @@ use tasker_shared::crash_point;
 use tasker_shared::events;
 use tasker_shared::messages::{Report, ReportedOutcome, STEP_RESULTS, Verdict};
 use tasker_shared::store::StoreError;
-use tasker_shared::store::tasks::StoredResult;
 
 use crate::actor::{Actor, Handled, Work};
 use crate::advance::{Advance, After, snapshots};
@@ -151,22 +150,22 @@ impl ResultProcessor {
         let versions: HashMap<TaskId, i64> = results.iter().filter_map(|result| result.task).collect();
         let mut advance = Advance::new(now, snapshots(conn, &self.parts, &versions).await?);
         results.sort_by_key(|result| result.task);
-        for result in &results {
+        let mut strange = BTreeMap::new();
+        for result in results {
             match (result.task, &result.event) {
                 (Some((task, _)), Some(event)) => {
                     if let Err(refused) = advance.event(task, event) {
                         tracing::warn!(%task, %refused, "a stored attempt that never could apply");
                     }
                 }
-                _ => self.not_a_result(conn, result).await?,
+                _ => _ = strange.insert(result.msg_id, result.body.unwrap_or_default()),
             }
+        }
+        for (msg_id, body) in strange {
+            tracing::warn!(msg_id, "a message in the result queue names no attempt and is filed away");
+            conn.file_message(STEP_RESULTS, msg_id, &body, "names no stored attempt").await?;
         }
         let after = advance.write(conn, &self.parts).await?;
         Ok(Handled { after: Decided { after, ..Decided::default() }, taken, next: None })
-    }
-
-    async fn not_a_result(&self, conn: &mut impl Session, result: &StoredResult) -> Result<(), StoreError> {
-        tracing::warn!(msg_id = result.msg_id, "a message in the result queue names no attempt and is filed away");
-        conn.file_message(STEP_RESULTS, result.msg_id, &result.body, "names no stored attempt").await
     }
 }

@@ -27,8 +27,9 @@ BEGIN
     END IF;
 END $$;
 
--- Takes result messages (by the queue's own function, whose plan is kept) and locks their tasks. What is decided on is the stored attempt, never the
--- message: a message that names no attempt comes back with a null outcome.
+-- Takes result messages (by the queue's own function, whose plan is kept) and locks their tasks. A message names one
+-- attempt, or several in an array. What is decided on is the stored attempt, never the message: what names no attempt
+-- comes back with a null outcome, and with the message's body.
 CREATE FUNCTION tasker.take_results(qty integer)
 RETURNS TABLE (msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid,
                outcome text, retryable boolean, retry_after_ms bigint, follows text, at timestamptz)
@@ -49,9 +50,12 @@ BEGIN
     INTO ids, bodies, uuids, steps, tries
     FROM pgmq_notify.pop_orchestration_step_results(qty, clock_timestamp()) m
     CROSS JOIN LATERAL (SELECT m.body::jsonb AS b OFFSET 0) j
+    CROSS JOIN LATERAL jsonb_array_elements(
+        CASE WHEN jsonb_typeof(j.b) = 'array' AND jsonb_array_length(j.b) BETWEEN 1 AND 8 THEN j.b
+             ELSE jsonb_build_array(j.b) END) e (b)
     CROSS JOIN LATERAL (
-        SELECT j.b, coalesce(j.b ->> 'task_uuid' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-                         AND j.b ->> 'step' ~ '^[0-9]{1,6}$' AND j.b ->> 'attempt' ~ '^[0-9]{1,9}$', false) AS ours
+        SELECT e.b, coalesce(e.b ->> 'task_uuid' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                         AND e.b ->> 'step' ~ '^[0-9]{1,6}$' AND e.b ->> 'attempt' ~ '^[0-9]{1,9}$', false) AS ours
         OFFSET 0
     ) p;
     IF ids IS NULL THEN
@@ -62,7 +66,8 @@ BEGIN
     PERFORM 1 FROM tasker.tasks t WHERE t.task_uuid = ANY (uuids) AND t.task_uuid BETWEEN least_id AND last_id
     ORDER BY t.task_uuid FOR NO KEY UPDATE;
     RETURN QUERY
-        SELECT m.id, m.body, m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
+        SELECT m.id, CASE WHEN t.version IS NULL OR a.outcome IN ('success', 'failure', 'lease_lost') IS NOT TRUE THEN m.body END,
+               m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
                a.follows::text, clock_timestamp()
         FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)
         LEFT JOIN tasker.tasks t ON t.task_uuid = m.task
@@ -86,7 +91,7 @@ LANGUAGE sql SET search_path = tasker, pg_temp AS $$
 $$;
 
 -- A worker's reports in one statement: the fenced delete of the tickets, the attempts (with `lost` rows
--- for claims that never reported), a result message for each attempt that was stored, and its domain events.
+-- for claims that never reported), result messages for the attempts that were stored, and their domain events.
 -- Answers one verdict per report: accepted, duplicate (an earlier answer got lost) or refused (fenced).
 CREATE FUNCTION tasker.report(
     queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[],
@@ -133,9 +138,15 @@ BEGIN
         JOIN tasker.attempts a ON a.task_uuid = task_uuids[o] AND a.step = steps[o] AND a.attempt = attempts[o]
                               AND a.nonce = nonces[o] AND a.outcome = outcomes[o];
     END IF;
-    SELECT array_agg(format('{"task_uuid":"%s","step":%s,"attempt":%s}', task_uuids[o], steps[o], attempts[o]))
-    INTO bodies FROM unnest(accepted) AS o;
-    n := cardinality(accepted);
+    -- Eight to a message: most of what a message costs is the message.
+    SELECT array_agg(CASE WHEN m.n = 1 THEN m.said ELSE '[' || m.said || ']' END ORDER BY m.chunk) INTO bodies
+    FROM (
+        SELECT (a.n - 1) / 8 AS chunk, count(*) AS n,
+               string_agg(format('{"task_uuid":"%s","step":%s,"attempt":%s}', task_uuids[a.o], steps[a.o], attempts[a.o]),
+                          ',' ORDER BY a.n) AS said
+        FROM unnest(accepted) WITH ORDINALITY AS a (o, n) GROUP BY 1
+    ) m;
+    n := cardinality(bodies);
     IF n > 0 THEN
         PERFORM pgmq_notify.send_orchestration_step_results(array_fill('orchestration_step_results'::text, ARRAY[n]),
             ARRAY(SELECT pgmq_notify.reserve_ids('orchestration_step_results', n)), bodies,

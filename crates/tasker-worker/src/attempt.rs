@@ -134,7 +134,8 @@ async fn run_to_the_end(
             Some(Err(refused)) => return Some(Err(refused)),
             Some(Ok(checkpoint)) => {
                 let stored = tokio::select! {
-                    stored = checkpoints::store(shared, claim, checkpoint) => stored,
+                    // On the heap: it would double what is copied and kept for every attempt that has none.
+                    stored = Box::pin(checkpoints::store(shared, claim, checkpoint)) => stored,
                     () = shared.stop.attempts.cancelled() => return None,
                 };
                 match stored {

@@ -1,7 +1,7 @@
 //! Handlers by name and what finds the others, and what belongs to domain events: publishers by name, subscribers by
 //! glob.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,7 +31,7 @@ pub struct HandlerRegistry {
 }
 
 /// What runs each method of one handler: its `call`, whatever the method is called.
-type Methods = HashMap<String, Arc<dyn StepHandler>>;
+type Methods = BTreeMap<String, Arc<dyn StepHandler>>;
 
 /// A handler for a callable and a method.
 type Find = dyn Fn(&str, &str) -> Option<Arc<dyn StepHandler>> + Send + Sync;

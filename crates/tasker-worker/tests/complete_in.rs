@@ -39,8 +39,9 @@ impl Setup {
     }
 
     async fn told(&self, task: TaskId) -> i64 {
-        let told = "SELECT count(*) FROM pgmq.q_orchestration_step_results WHERE message ->> 'task_uuid'";
-        self.number(&format!("{told} = '{task}'")).await
+        let named = format!(r#"{{"task_uuid": "{task}"}}"#);
+        let told = "SELECT count(*) FROM pgmq.q_orchestration_step_results WHERE message @>";
+        self.number(&format!("{told} '{named}' OR message @> '[{named}]'")).await
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use support::{Setup, success, tokens};
 use tasker_lifecycle::{Nonce, StepIndex};
 use tasker_shared::messages::Verdict;
-use tasker_shared::store::reports;
+use tasker_shared::store::{reports, tasks};
 use tasker_worker::{StepContext, StepError, StepOutcome};
 use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
@@ -100,7 +100,38 @@ async fn the_same_reports_again_are_duplicates_and_strangers_among_them_are_refu
     let again = reports::report(&mut conn, &batch).await.unwrap();
     assert_eq!(again, [Verdict::Duplicate, Verdict::Refused, Verdict::Duplicate]);
     assert_eq!(setup.number("SELECT count(*) FROM tasker.attempts").await, 2);
-    assert_eq!(setup.number("SELECT count(*) FROM pgmq.q_orchestration_step_results").await, 2);
+    assert_eq!(setup.number(TOLD).await, 2);
+}
+
+/// What a server is told: how many attempts its messages name.
+const TOLD: &str = "SELECT coalesce(sum(CASE jsonb_typeof(message) WHEN 'array' THEN jsonb_array_length(message)
+                                        ELSE 1 END), 0)::bigint FROM pgmq.q_orchestration_step_results";
+
+#[tokio::test]
+async fn what_is_reported_together_is_told_by_messages_of_eight() {
+    let setup = Setup::new(STEP).await;
+    for _ in 0..17 {
+        setup.task(json!({}), Duration::ZERO).await;
+    }
+    let claims = setup.claim(LONG).await;
+    let batch: Vec<_> = claims.iter().map(|claim| success(claim, "w")).collect();
+    let mut conn = setup.db.pool.acquire().await.unwrap();
+    assert_eq!(reports::report(&mut conn, &batch).await.unwrap(), [Verdict::Accepted; 17]);
+    assert_eq!(setup.number("SELECT count(*) FROM pgmq.q_orchestration_step_results").await, 3);
+    assert_eq!(setup.number(TOLD).await, 17);
+    // A message that is not ours is taken apart like any other: what it names is looked up, and what is strange is told.
+    sqlx::query("SELECT pgmq.send('orchestration_step_results', '[{\"task_uuid\": 1}, [], 7]')")
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    let told = tasks::take_results(&mut conn, 10).await.unwrap();
+    let (ours, strange): (Vec<_>, Vec<_>) = told.into_iter().partition(|result| result.body.is_none());
+    let named: Vec<_> = ours.iter().map(|result| result.task.unwrap().0).collect();
+    let reported: Vec<_> = claims.iter().map(|claim| claim.task).collect();
+    assert_eq!(named, reported, "in the order in which they were reported");
+    assert!(ours.iter().all(|result| result.event.is_some()));
+    assert_eq!(strange.len(), 3);
+    assert!(strange.iter().all(|result| result.event.is_none() && result.msg_id == strange[0].msg_id));
 }
 
 #[tokio::test]

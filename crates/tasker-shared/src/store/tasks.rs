@@ -76,8 +76,8 @@ pub async fn lock_and_take(conn: &mut PgConnection, tasks: &[TaskId], tokens: &[
 pub struct StoredResult {
     /// The message.
     pub msg_id: i64,
-    /// Its body, for the archive where it is not ours.
-    pub body: String,
+    /// Its body, where it is not ours and is to be filed.
+    pub body: Option<String>,
     /// The task and its version, where it exists.
     pub task: Option<(TaskId, i64)>,
     /// The event, where the attempt exists.
@@ -86,13 +86,13 @@ pub struct StoredResult {
     pub now: Timestamp,
 }
 
-/// Takes up to `qty` result messages and locks their tasks.
+/// Takes up to `qty` result messages, each of which names up to eight attempts, and locks their tasks.
 ///
 /// # Errors
 /// Where the database refuses or is away.
 pub async fn take_results(conn: &mut PgConnection, qty: i32) -> Result<Vec<StoredResult>, StoreError> {
     let rows = sqlx::query!(
-        r#"SELECT msg_id AS "msg_id!", body AS "body!", task_uuid, version, step, attempt, nonce, outcome,
+        r#"SELECT msg_id AS "msg_id!", body, task_uuid, version, step, attempt, nonce, outcome,
                   retryable, retry_after_ms, follows, at AS "at!"
            FROM tasker.take_results($1)"#,
         qty
