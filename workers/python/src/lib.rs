@@ -8,6 +8,9 @@ use pyo3::prelude::*;
 use tasker_client::calls::Calls;
 use tasker_worker::boundary::{self, Boundary, BoundaryError};
 
+/// Bytes of a message that are read in less time than other threads should wait for.
+const SHORT: usize = 64 * 1024;
+
 create_exception!(_native, NativeError, PyRuntimeError, "The boundary refuses; the arguments are (code, message).");
 
 /// A running worker.
@@ -24,12 +27,16 @@ impl Worker {
 
     /// Waits for steps and notices, at most this long.
     fn poll(&self, py: Python<'_>, wait_ms: u64) -> PyResult<String> {
-        py.detach(|| self.0.poll(Duration::from_millis(wait_ms))).map_err(raised)
+        py.detach(|| self.0.wait(Duration::from_millis(wait_ms))).map_err(raised)?;
+        self.0.poll(Duration::ZERO).map_err(raised)
     }
 
     /// Takes outcomes and answers what became of each.
     fn complete(&self, py: Python<'_>, message: &str) -> PyResult<String> {
-        py.detach(|| self.0.complete(message)).map_err(raised)
+        // It waits for nothing, and to get the GIL back takes longer than to read a short message.
+        let completed =
+            if message.len() <= SHORT { self.0.complete(message) } else { py.detach(|| self.0.complete(message)) };
+        completed.map_err(raised)
     }
 
     /// How attempts are.

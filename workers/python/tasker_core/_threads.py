@@ -6,43 +6,68 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Optional
 
 Work = Callable[[], None]
+
+_QUICK = 0.001
+"""Seconds that quick work takes at most."""
+
+_MANY = 4
+"""So much work in a row that was not quick makes it likely that the next is not either."""
 
 
 class Threads:
     """As many threads as work needs at once. They do not keep the process alive: a handler that hangs must not.
 
-    One thread is sent for at a time, however much work there is, and sends for the next one before it begins. So one
-    does all where work is quick, and where it waits there are soon as many as there is work.
+    Threads that stand beside each other pass the interpreter's lock around, which takes longer than quick work. So one
+    thread does all for as long as work is quick. Where some of it takes its time, a thread is sent for, which sends for
+    the next one before it begins: soon there are as many as there is work. :meth:`tend` notices that, so it is to be
+    called every now and then while :meth:`has_work`.
     """
 
     def __init__(self, most: int, between: Work) -> None:
-        """``between`` is called by threads that have ended some work or were sent for. It must not wait for
-        anything."""
+        """``between`` is called by threads that have ended some work, once for much that was quick, or were sent for. It must not wait for anything."""
         self._most = most
         self._between = between
         self._work: deque[Work] = deque()
         self._lock = threading.Lock()
         self._is_coming = False
+        self._slow = 0
+        """How much work took its time, since some was quick."""
+        self._taken = self._taken_before = 0
         self._count = 0
         self._busy = 0
         self._idle: list[threading.Lock] = []
         """What each idle thread waits for. The last one is sent for first, so that few are in use where few will do."""
 
-    def run(self, work: Work) -> bool:
-        """Runs it on a thread; False where all that there may be are busy. Raises where none can be started."""
+    def run(self, work: Work, tended: bool = False) -> bool:
+        """Runs it on a thread; False where all that there may be are busy. Raises where none can be started. With
+        ``tended``, who calls will :meth:`tend`, and quick work may be left to who is at it."""
         with self._lock:
             if self._busy + len(self._work) >= self._most:
                 return False
             self._work.append(work)
             try:
-                self._send_for_one()
+                if not tended or self._busy == 0 or self._slow >= _MANY:
+                    self._send_for_one()
             except BaseException:
                 self._work.pop()
                 raise
         return True
+
+    def has_work(self) -> bool:
+        """Whether some work was not begun yet."""
+        return bool(self._work)
+
+    def tend(self) -> None:
+        """Sends for a thread where work waits and none of it was begun since the last time."""
+        with self._lock, suppress(RuntimeError):
+            if self._taken == self._taken_before and self._work:
+                self._slow = _MANY
+                self._send_for_one()
+            self._taken_before = self._taken
 
     def _send_for_one(self) -> None:
         """With the lock. Who is neither busy nor idle looks for work without being sent for."""
@@ -74,11 +99,14 @@ class Threads:
                 self._between()
                 was_sent_for = False
             if work is not None:
+                began = monotonic()
                 work()
+                took = monotonic() - began
                 with self._lock:
                     self._busy -= 1
-                    is_left_to_others = self._is_coming and bool(self._work)
-                if not is_left_to_others:
+                    self._slow = 0 if took < _QUICK else self._slow + 1
+                    is_over = self._slow > 0 or not self._work
+                if is_over:
                     self._between()
 
     def _next(self) -> Optional[Work]:
@@ -86,8 +114,10 @@ class Threads:
         if not self._work:
             return None
         self._busy += 1
+        self._taken += 1
         work = self._work.popleft()
-        # Where no thread can be started, those that there are do it, one after another.
-        with suppress(RuntimeError):
-            self._send_for_one()
+        if self._slow >= _MANY:
+            # Where no thread can be started, those that there are do it, one after another.
+            with suppress(RuntimeError):
+                self._send_for_one()
         return work

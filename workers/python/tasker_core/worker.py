@@ -28,6 +28,9 @@ log = logging.getLogger("tasker_core")
 
 BOUNDARY_VERSION = 1
 _POLL_MS = 60_000
+_TEND_MS = 2
+"""How often it is looked whether work waits for a thread that is busy."""
+
 _HAND_IN = 64
 """The most outcomes of one call: what they carry is in memory twice while they are handed in."""
 
@@ -154,7 +157,8 @@ class Worker:
     def _poll(self) -> None:
         try:
             while True:
-                batch = json.loads(self._native.poll(_POLL_MS))
+                self._threads.tend()
+                batch = json.loads(self._native.poll(_TEND_MS if self._threads.has_work() else _POLL_MS))
                 for notice in batch["notices"]:
                     self._notice(notice["id"], notice["notice"])
                 to_loop: list[tuple[_Run, type[StepHandler]]] = []
@@ -196,7 +200,7 @@ class Worker:
                 self._end(run, StepHandlerResult.failure(f"the handler `{step['handler_name']}` was unregistered"))
             elif _is_async(handler, run.method):
                 to_loop.append((run, handler))
-            elif not self._threads.run(lambda: copy_context().run(self._run_sync, run, handler)):
+            elif not self._threads.run(lambda: copy_context().run(self._run_sync, run, handler), tended=True):
                 why = "too many handlers hang on after their time"
                 self._end(run, StepHandlerResult.failure(why, "worker_exhausted"))
         except BaseException as error:  # noqa: BLE001 - no thread can be started, no memory is left

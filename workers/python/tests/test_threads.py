@@ -71,6 +71,49 @@ def test_where_all_threads_hang_no_more_work_is_taken_until_one_is_back():
     assert ended.acquire(timeout=PATIENCE) and arrivals
 
 
+def test_quick_work_stays_with_one_thread_and_its_ends_are_told_together():
+    count, names, arrivals, ended = 500, set(), [], threading.Semaphore(0)
+    threads = Threads(8, lambda: arrivals.append(1))
+    gate = threading.Event()
+
+    def work():
+        names.add(threading.current_thread().name)
+        ended.release()
+
+    assert threads.run(lambda: gate.wait(PATIENCE) and None, tended=True)
+    # The most that may be there at once is not the most that may wait.
+    for _ in range(7):
+        assert threads.run(work, tended=True)
+    assert threads.has_work() and not names, "what is quick waits for the thread that is busy"
+    gate.set()
+    for _ in range(7):
+        assert ended.acquire(timeout=PATIENCE)
+    for _ in range(count - 7):
+        eventually("there is room", lambda: threads.run(work, tended=True))
+        assert ended.acquire(timeout=PATIENCE)
+    assert names == {"tasker-handler-1"} and len(arrivals) >= 1
+
+
+def test_work_that_waits_behind_a_thread_that_hangs_gets_threads_of_its_own_when_it_is_tended():
+    gate, began = threading.Event(), threading.Semaphore(0)
+    threads = Threads(9, lambda: None)
+
+    def work():
+        began.release()
+        gate.wait(PATIENCE)
+
+    for _ in range(9):
+        assert threads.run(work, tended=True)
+    assert began.acquire(timeout=PATIENCE)
+    assert not began.acquire(timeout=0.05), "nobody tends it"
+    for _ in range(2):
+        threads.tend()
+    for _ in range(8):
+        assert began.acquire(timeout=PATIENCE)
+    assert not threads.has_work()
+    gate.set()
+
+
 def test_a_rehearsal_tells_what_it_measured():
     told = subprocess.run(
         [sys.executable, str(HERE.parent / "bench/rehearse.py"), "10000"], capture_output=True, text=True, timeout=300

@@ -16,6 +16,8 @@ use super::resolvers::{Found, Known, Question};
 
 /// The most steps, notices and events of one poll: what they carry is in memory twice while it is handed over.
 pub(super) const BATCH: usize = 64;
+/// How long more steps are waited for where many are on their way.
+const REST: Duration = Duration::from_micros(200);
 
 /// What the other side says of an attempt.
 #[derive(Debug)]
@@ -209,20 +211,25 @@ impl Desk {
         self.news.notify_one();
     }
 
+    /// Waits until there is something to fetch or the desk is closed, or until then. Where many attempts are on their way
+    /// and few wait here, more are to be expected at once: a short rest lets them be fetched together.
+    pub(super) fn wait(&self, until: Instant) {
+        let inner = self.news_by(until, || true);
+        let waiting = inner.waiting.len();
+        let is_busy = waiting > 0 && inner.seats.len() - waiting > waiting;
+        drop(inner);
+        if is_busy {
+            std::thread::sleep(REST);
+        }
+    }
+
     /// What there is by then at the latest, or as soon as waiting is not wanted any more; `None` once the desk is closed
     /// and the last event is fetched.
     pub(super) fn poll(&self, until: Instant, is_wanted: impl Fn() -> bool) -> Option<Batch> {
-        let mut inner = self.lock();
-        loop {
-            if inner.closed {
-                let events = inner.next_events();
-                return (!events.is_empty()).then(|| Batch { events, ..Batch::default() });
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if inner.has_news() || left.is_zero() || !is_wanted() {
-                break;
-            }
-            inner = self.news.wait_timeout(inner, left).expect("no panic while held").0;
+        let mut inner = self.news_by(until, is_wanted);
+        if inner.closed {
+            let events = inner.next_events();
+            return (!events.is_empty()).then(|| Batch { events, ..Batch::default() });
         }
         let mut batch = Batch { events: inner.next_events(), ..Batch::default() };
         let most = inner.notices.len().min(BATCH);
@@ -242,6 +249,17 @@ impl Desk {
             self.news.notify_one();
         }
         Some(batch)
+    }
+
+    fn news_by(&self, until: Instant, is_wanted: impl Fn() -> bool) -> MutexGuard<'_, Inner> {
+        let mut inner = self.lock();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if inner.closed || inner.has_news() || left.is_zero() || !is_wanted() {
+                return inner;
+            }
+            inner = self.news.wait_timeout(inner, left).expect("no panic while held").0;
+        }
     }
 
     /// Hands an attempt its outcome; `None` once the desk is closed.

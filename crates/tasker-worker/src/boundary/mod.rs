@@ -186,6 +186,19 @@ impl Boundary {
         self.poll_unless(wait, &Interrupt::default())
     }
 
+    /// Waits as [`Self::poll`] does, and leaves what there is. An interpreter with one lock fetches when it has that lock
+    /// again: until then more will have come, and what is fetched together is run without passing the lock around.
+    ///
+    /// # Errors
+    /// In a process that was forked from the worker's.
+    pub fn wait(&self, wait: Duration) -> Result<(), BoundaryError> {
+        contained(|| {
+            self.same_process()?;
+            self.desk.wait(Instant::now() + wait);
+            Ok(())
+        })
+    }
+
     /// As [`Self::poll`]; [`Self::interrupt`] ends the wait, before it has begun or while it lasts. For interpreters that
     /// want a thread back from a call that waits.
     ///

@@ -88,11 +88,15 @@ async fn measured(arguments: &RunBench, config: &Config, database: &Database) ->
         }
         BenchMode::Queue | BenchMode::Post => {
             let worker = arguments.mode == BenchMode::Queue;
-            let processes = Processes::start(&database.url, template, worker, arguments.worker.as_ref()).await?;
+            let started = Processes::start(&database.url, template, worker, arguments.worker.as_ref());
+            let (processes, mut children) = started.await?;
             let client = Client::new(&processes.address)?;
             let target = if worker { Target::Http(client) } else { Target::Post(client) };
-            let figures = figures(arguments, database, &target, Some(&processes)).await;
-            processes.stop().await;
+            let figures = tokio::select! {
+                figures = figures(arguments, database, &target, Some(&processes)) => figures,
+                ended = children.ended() => Err(ended),
+            };
+            children.stop().await;
             figures
         }
     }

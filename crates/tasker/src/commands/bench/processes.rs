@@ -16,7 +16,7 @@ use crate::languages::Folder;
 /// How long a process may take to be ready.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// The running processes. Dropping them kills them.
+/// Which processes were started.
 #[derive(Debug)]
 pub(crate) struct Processes {
     /// The server's address.
@@ -25,8 +25,11 @@ pub(crate) struct Processes {
     pub(crate) server: u32,
     /// The worker's process id.
     pub(crate) worker: Option<u32>,
-    children: Vec<Child>,
 }
+
+/// The running processes, the server first. Dropping them kills them.
+#[derive(Debug)]
+pub(crate) struct Children(Vec<Child>);
 
 impl Processes {
     /// Starts a server, registers the template, and starts a worker if one is wanted, in another language where its folder is
@@ -36,7 +39,7 @@ impl Processes {
         template: Template,
         worker: bool,
         other: Option<&Folder>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<(Self, Children), Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         drop(listener);
@@ -65,12 +68,26 @@ impl Processes {
             worker_id = worker.id();
             children.push(worker);
         }
-        Ok(Self { address, server: server_id, worker: worker_id, children })
+        Ok((Self { address, server: server_id, worker: worker_id }, Children(children)))
+    }
+}
+
+impl Children {
+    /// Waits until one of them has ended by itself, without which there is nothing to measure.
+    pub(crate) async fn ended(&mut self) -> Failure {
+        let ends = self
+            .0
+            .iter_mut()
+            .zip(["server", "worker"])
+            .map(|(child, name)| Box::pin(async move { (name, child.wait().await) }));
+        let ((name, status), ..) = futures::future::select_all(ends).await;
+        let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        Failure::Failed(format!("the {name} process ended: {how}"))
     }
 
     /// Ends the worker first, then the server.
     pub(crate) async fn stop(mut self) {
-        for child in self.children.iter_mut().rev() {
+        for child in self.0.iter_mut().rev() {
             // A process that is gone already is what is wanted.
             let _gone = child.kill().await;
         }

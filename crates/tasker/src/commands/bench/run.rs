@@ -10,7 +10,7 @@ use tasker_client::{Client, Waited};
 use tasker_lifecycle::TaskState;
 use tasker_orchestration::Engine;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::workload::{NAMESPACE, Workload};
 use crate::failure::Failure;
@@ -47,9 +47,14 @@ pub(crate) async fn drive(
 ) -> Result<Drive, Failure> {
     let slots = Arc::new(Semaphore::new(concurrency));
     let mut running = JoinSet::new();
+    let mut latencies = Vec::with_capacity(tasks);
     let began = Instant::now();
     for _ in 0..tasks {
         let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+        // One that failed is not waited with until all the others have had their turn.
+        while let Some(one) = running.try_join_next() {
+            latencies.push(milliseconds(one)?);
+        }
         let target = target.clone();
         running.spawn(async move {
             let one = target.one(workload).await;
@@ -57,12 +62,15 @@ pub(crate) async fn drive(
             one
         });
     }
-    let mut latencies = Vec::with_capacity(tasks);
     while let Some(one) = running.join_next().await {
-        let took = one.map_err(|error| Failure::Failed(error.to_string()))??;
-        latencies.push(took.as_secs_f64() * 1000.0);
+        latencies.push(milliseconds(one)?);
     }
     Ok(Drive { took: began.elapsed(), latencies })
+}
+
+fn milliseconds(one: Result<Result<Duration, Failure>, JoinError>) -> Result<f64, Failure> {
+    let took = one.map_err(|error| Failure::Failed(error.to_string()))??;
+    Ok(took.as_secs_f64() * 1000.0)
 }
 
 impl Target {
