@@ -12,8 +12,10 @@ require "tasker_core"
 
 WARM_UP = 10_000
 SAMPLE_EVERY = 5_000
+CONCURRENCY = 64
 
-# Looks at the process every so many steps, once it is warm.
+# Looks at the process every so many steps, once it is warm. The first steps wait for each other, so that all the threads
+# are there that a worker of so many handlers ever needs.
 class Meter
   Sample = Struct.new(:steps, :at, :rss_mb, :threads)
 
@@ -21,11 +23,14 @@ class Meter
     @count = 0
     @samples = []
     @lock = Mutex.new
+    @together = ConditionVariable.new
   end
 
   def step
     @lock.synchronize do
       @count += 1
+      @together.wait(@lock) while @count < CONCURRENCY
+      @together.broadcast if @count == CONCURRENCY
       steps = @count - WARM_UP
       @samples << sample(steps) if steps >= 0 && (steps % SAMPLE_EVERY).zero?
     end
@@ -65,7 +70,8 @@ def rehearse(steps)
   end
   registry = TaskerCore::Registry::HandlerRegistry.new
   registry.register(following)
-  TaskerCore::Worker.new(registry: registry, rehearsal: WARM_UP + steps).wait
+  variables = { "TASKER__WORKER__CONCURRENCY" => CONCURRENCY.to_s }
+  TaskerCore::Worker.new(registry: registry, variables: variables, rehearsal: WARM_UP + steps).wait
   meter.told
 end
 
