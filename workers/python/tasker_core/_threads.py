@@ -14,6 +14,9 @@ Work = Callable[[], None]
 _QUICK = 0.001
 """Seconds that quick work takes at most."""
 
+_LONG = 0.002
+"""Seconds after which work that is still waiting is not left to the threads that are busy."""
+
 _MANY = 4
 """So much work in a row that was not quick makes it likely that the next is not either."""
 
@@ -28,7 +31,8 @@ class Threads:
     """
 
     def __init__(self, most: int, between: Work) -> None:
-        """``between`` is called by threads that have ended some work, once for much that was quick, or were sent for. It must not wait for anything."""
+        """``between`` is called by threads that have ended some work, once for much that was quick, or were sent for.
+        It must not wait for anything."""
         self._most = most
         self._between = between
         self._work: deque[Work] = deque()
@@ -36,7 +40,8 @@ class Threads:
         self._is_coming = False
         self._slow = 0
         """How much work took its time, since some was quick."""
-        self._taken = self._taken_before = 0
+        self._begun = 0.0
+        """When some work was begun last."""
         self._count = 0
         self._busy = 0
         self._idle: list[threading.Lock] = []
@@ -58,16 +63,16 @@ class Threads:
         return True
 
     def has_work(self) -> bool:
-        """Whether some work was not begun yet."""
+        """Whether some work was not begun yet. Where there is none, whatever ends from now on is followed by
+        ``between``."""
         return bool(self._work)
 
     def tend(self) -> None:
-        """Sends for a thread where work waits and none of it was begun since the last time."""
+        """Sends for a thread where work waits, nobody is on the way, and none was begun for a while."""
         with self._lock, suppress(RuntimeError):
-            if self._taken == self._taken_before and self._work:
+            if self._work and not self._is_coming and monotonic() - self._begun > _LONG:
                 self._slow = _MANY
                 self._send_for_one()
-            self._taken_before = self._taken
 
     def _send_for_one(self) -> None:
         """With the lock. Who is neither busy nor idle looks for work without being sent for."""
@@ -114,7 +119,7 @@ class Threads:
         if not self._work:
             return None
         self._busy += 1
-        self._taken += 1
+        self._begun = monotonic()
         work = self._work.popleft()
         if self._slow >= _MANY:
             # Where no thread can be started, those that there are do it, one after another.

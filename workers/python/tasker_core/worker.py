@@ -156,9 +156,9 @@ class Worker:
 
     def _poll(self) -> None:
         try:
+            is_left = False
             while True:
-                self._threads.tend()
-                batch = json.loads(self._native.poll(_TEND_MS if self._threads.has_work() else _POLL_MS))
+                batch = json.loads(self._native.poll(_TEND_MS if is_left else _POLL_MS))
                 for notice in batch["notices"]:
                     self._notice(notice["id"], notice["notice"])
                 to_loop: list[tuple[_Run, type[StepHandler]]] = []
@@ -166,6 +166,9 @@ class Worker:
                     self._begin(step, to_loop)
                 if to_loop:
                     self._loop.call_soon_threadsafe(self._begin_async, to_loop)
+                self._threads.tend()
+                # Asked first: what ends from here on, with nothing left, is handed in by its thread.
+                is_left = self._threads.has_work()
                 self._hand_in()
                 if batch["questions"]:
                     threading.Thread(target=self._resolve, args=(batch["questions"],), daemon=True).start()
