@@ -283,6 +283,31 @@ fn stopping_waits_for_handlers_for_as_long_as_the_grace_and_then_everything_is_r
 }
 
 #[test]
+fn a_wait_leaves_what_there_is_and_ends_with_the_worker() {
+    let handlers = json!({"rehearsed": ["call"]});
+    let variables = json!({"TASKER_ENV": "test", "TASKER__WORKER__CONCURRENCY": "5"});
+    let start = json!({"version": VERSION, "handlers": handlers, "variables": variables, "rehearsal": {"steps": 40}});
+    let boundary = Boundary::start(&start.to_string()).unwrap();
+    let (mut seen, mut out) = (0, Vec::new());
+    loop {
+        boundary.wait(Duration::from_secs(20)).unwrap();
+        boundary.wait(Duration::from_secs(20)).unwrap();
+        let Ok(batch) = boundary.poll(Duration::ZERO) else { break };
+        let batch: Value = serde_json::from_str(&batch).unwrap();
+        let steps = batch["steps"].as_array().unwrap();
+        assert!(!steps.is_empty(), "there was nothing to end the wait: {batch}");
+        out.extend(steps.iter().map(|step| step["id"].clone()));
+        seen += steps.len();
+        // One is always out, as where steps take their time.
+        let keep = usize::from(seen < 40);
+        for id in out.drain(..out.len().saturating_sub(keep).max(1)) {
+            assert_eq!(complete(&boundary, &id, json!({"type": "success", "result": 1})), "accepted");
+        }
+    }
+    assert_eq!((seen, out.len()), (40, 0));
+}
+
+#[test]
 fn a_poll_ends_early_where_the_other_side_wants_its_thread_back() {
     let side = Side::new(STEP);
     let boundary = side.start(&[]);

@@ -216,7 +216,8 @@ impl Desk {
     pub(super) fn wait(&self, until: Instant) {
         let inner = self.news_by(until, || true);
         let waiting = inner.waiting.len();
-        let is_busy = waiting > 0 && inner.seats.len() - waiting > waiting;
+        // Of those that wait some may have stood up.
+        let is_busy = waiting > 0 && inner.seats.len() > 2 * waiting;
         drop(inner);
         if is_busy {
             std::thread::sleep(REST);
