@@ -75,6 +75,7 @@ impl Actor for ResultProcessor {
             "a report can't be stored; its lease will end");
     }
 
+    /// What the message names beside the offender is stored, and so found by the sweep.
     async fn file_offender(&self, conn: &mut impl Session, error: &StoreError) -> Result<(), StoreError> {
         let queue = pgmq_notify::QueueName::new(STEP_RESULTS).expect("a valid queue name");
         for message in conn.pop(&queue, 1).await? {
