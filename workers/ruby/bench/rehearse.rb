@@ -14,8 +14,8 @@ WARM_UP = 10_000
 SAMPLE_EVERY = 5_000
 CONCURRENCY = 64
 
-# Looks at the process every so many steps, once it is warm. The first steps wait for each other, so that all the threads
-# are there that a worker of so many handlers ever needs.
+# Looks at the process every so many steps, once it is warm. The first steps wait for each other, so that all the
+# threads are there that a worker of so many handlers ever needs.
 class Meter
   Sample = Struct.new(:steps, :at, :rss_mb, :threads)
 
