@@ -27,38 +27,45 @@ BEGIN
     END IF;
 END $$;
 
--- Takes result messages (by the queue's own function, whose plan is kept) and locks their tasks. A message names one
--- attempt, or several in an array. What is decided on is the stored attempt, never the message: what names no attempt
--- comes back with a null outcome, and with the message's body.
+-- Takes result messages (by the queue's own function, whose plan is kept) until they name `qty` attempts, and locks
+-- their tasks. A message names one attempt, or up to eight in an array, and is taken whole. What is decided on is the
+-- stored attempt, never the message: what names no attempt comes back with a null outcome and the message's body.
 CREATE FUNCTION tasker.take_results(qty integer)
 RETURNS TABLE (msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid,
                outcome text, retryable boolean, retry_after_ms bigint, follows text, at timestamptz)
 LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
 DECLARE
-    ids bigint[];
-    bodies text[];
-    uuids uuid[];
-    steps integer[];
-    tries integer[];
+    wanted integer;
+    popped integer;
+    ids bigint[] := '{}';
+    bodies text[] := '{}';
+    uuids uuid[] := '{}';
+    steps integer[] := '{}';
+    tries integer[] := '{}';
     least_id uuid;
     last_id uuid;
 BEGIN
-    SELECT array_agg(m.msg_id), array_agg(m.body),
-           array_agg(CASE WHEN p.ours THEN (p.b ->> 'task_uuid')::uuid END),
-           array_agg(CASE WHEN p.ours THEN (p.b ->> 'step')::integer END),
-           array_agg(CASE WHEN p.ours THEN (p.b ->> 'attempt')::integer END)
-    INTO ids, bodies, uuids, steps, tries
-    FROM pgmq_notify.pop_orchestration_step_results(qty, clock_timestamp()) m
-    CROSS JOIN LATERAL (SELECT m.body::jsonb AS b OFFSET 0) j
-    CROSS JOIN LATERAL jsonb_array_elements(
-        CASE WHEN jsonb_typeof(j.b) = 'array' AND jsonb_array_length(j.b) BETWEEN 1 AND 8 THEN j.b
-             ELSE jsonb_build_array(j.b) END) e (b)
-    CROSS JOIN LATERAL (
-        SELECT e.b, coalesce(e.b ->> 'task_uuid' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-                         AND e.b ->> 'step' ~ '^[0-9]{1,6}$' AND e.b ->> 'attempt' ~ '^[0-9]{1,9}$', false) AS ours
-        OFFSET 0
-    ) p;
-    IF ids IS NULL THEN
+    -- So few messages at a time that they can't name more than is wanted, but for the last one.
+    LOOP
+        wanted := greatest(1, (qty - cardinality(ids)) / 8);
+        SELECT count(DISTINCT m.msg_id), ids || array_agg(m.msg_id), bodies || array_agg(m.body),
+               uuids || array_agg(CASE WHEN p.ours THEN (p.b ->> 'task_uuid')::uuid END),
+               steps || array_agg(CASE WHEN p.ours THEN (p.b ->> 'step')::integer END),
+               tries || array_agg(CASE WHEN p.ours THEN (p.b ->> 'attempt')::integer END)
+        INTO popped, ids, bodies, uuids, steps, tries
+        FROM pgmq_notify.pop_orchestration_step_results(wanted, clock_timestamp()) m
+        CROSS JOIN LATERAL (SELECT m.body::jsonb AS b OFFSET 0) j
+        CROSS JOIN LATERAL jsonb_array_elements(
+            CASE WHEN jsonb_typeof(j.b) = 'array' AND jsonb_array_length(j.b) BETWEEN 1 AND 8 THEN j.b
+                 ELSE jsonb_build_array(j.b) END) e (b)
+        CROSS JOIN LATERAL (
+            SELECT e.b, coalesce(e.b ->> 'task_uuid' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                             AND e.b ->> 'step' ~ '^[0-9]{1,6}$' AND e.b ->> 'attempt' ~ '^[0-9]{1,9}$', false) AS ours
+            OFFSET 0
+        ) p;
+        EXIT WHEN popped < wanted OR cardinality(ids) >= qty;
+    END LOOP;
+    IF cardinality(ids) = 0 THEN
         RETURN;
     END IF;
     SELECT u.id INTO least_id FROM unnest(uuids) AS u (id) ORDER BY u.id LIMIT 1;
@@ -66,7 +73,8 @@ BEGIN
     PERFORM 1 FROM tasker.tasks t WHERE t.task_uuid = ANY (uuids) AND t.task_uuid BETWEEN least_id AND last_id
     ORDER BY t.task_uuid FOR NO KEY UPDATE;
     RETURN QUERY
-        SELECT m.id, CASE WHEN t.version IS NULL OR a.outcome IN ('success', 'failure', 'lease_lost') IS NOT TRUE THEN m.body END,
+        SELECT m.id,
+               CASE WHEN t.version IS NULL OR a.outcome IN ('success', 'failure', 'lease_lost') IS NOT TRUE THEN m.body END,
                m.task, t.version, m.step, m.attempt, a.nonce, a.outcome, a.retryable, a.retry_after_ms,
                a.follows::text, clock_timestamp()
         FROM unnest(ids, bodies, uuids, steps, tries) WITH ORDINALITY AS m (id, body, task, step, attempt, ord)

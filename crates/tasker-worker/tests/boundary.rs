@@ -348,7 +348,7 @@ fn a_stop_from_within_a_handler_ends_with_the_grace() {
 }
 
 #[test]
-fn a_start_that_can_not_be_is_refused_and_many_starts_leave_nothing_behind() {
+fn a_start_that_can_not_be_is_refused() {
     let side = Side::new(STEP);
     let refused = |message: &str| Boundary::start(message).unwrap_err();
     assert_eq!(refused("{").code(), "bad_message");
@@ -366,18 +366,31 @@ fn a_start_that_can_not_be_is_refused_and_many_starts_leave_nothing_behind() {
     let away = side.message(VERSION, &["h"], &[]).replace(&side.setup.db.url, "postgres://nobody@127.0.0.1:1/none");
     let quick = away.replace("\"TASKER_ENV\"", "\"TASKER__DATABASE__ACQUIRE_TIMEOUT_MS\":\"100\",\"TASKER_ENV\"");
     assert_eq!(refused(&quick).code(), "not_started");
-    let threads = || std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or_default();
-    let before = threads();
-    for round in 0..20 {
-        let boundary = side.start(&[]);
-        if round % 2 == 0 {
-            boundary.stop(None).unwrap();
-        }
-    }
-    let gone = tasker_shared::testing::eventually("the threads end", async || threads() <= before);
-    side.runtime.block_on(gone);
     let version: Value = serde_json::from_str(&Boundary::version()).unwrap();
     assert_eq!(version["boundary"], json!(VERSION));
+}
+
+#[test]
+fn a_thousand_starts_leave_nothing_behind_whether_they_are_stopped_or_dropped() {
+    let side = Side::new(STEP);
+    let held = || ["task", "fd"].map(|what| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count());
+    let cycle = |is_stopped| {
+        let boundary = side.start(&[]);
+        if is_stopped {
+            boundary.stop(None).unwrap();
+        }
+    };
+    cycle(true);
+    cycle(false);
+    let [threads, files] = held();
+    for round in 0..1_000 {
+        cycle(round % 2 == 0);
+    }
+    let gone = tasker_shared::testing::eventually("threads, files and connections are gone", async || {
+        let now = held();
+        now[0] <= threads && now[1] <= files
+    });
+    side.runtime.block_on(gone);
 }
 
 #[test]

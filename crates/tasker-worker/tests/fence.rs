@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use support::{Setup, success, tokens};
 use tasker_lifecycle::{Nonce, StepIndex};
-use tasker_shared::messages::Verdict;
+use tasker_shared::messages::{Report, Verdict};
 use tasker_shared::store::{reports, tasks};
 use tasker_worker::{StepContext, StepError, StepOutcome};
 use tokio::sync::{Notify, Semaphore};
@@ -19,6 +19,9 @@ use uuid::Uuid;
 const STEP: &str = "
   - {name: only, handler: {callable: h}, timeout_seconds: 60, retry: {max_attempts: 3}}";
 const LONG: Duration = Duration::from_secs(30);
+/// What a server is told: how many attempts its messages name.
+const TOLD: &str = "SELECT coalesce(sum(CASE jsonb_typeof(message) WHEN 'array' THEN jsonb_array_length(message)
+                                        ELSE 1 END), 0)::bigint FROM pgmq.q_orchestration_step_results";
 
 /// A handler that says when it starts and waits to be let go.
 #[derive(Clone)]
@@ -85,14 +88,18 @@ async fn a_paused_workers_late_report_is_refused_and_kept_and_the_lost_attempt_i
     assert_eq!(setup.metrics.fences_refused.get(), 1);
 }
 
+/// Claims so many tickets, and what is to be reported of them.
+async fn claimed(setup: &Setup, count: usize) -> Vec<Report> {
+    for _ in 0..count {
+        setup.task(json!({}), Duration::ZERO).await;
+    }
+    setup.claim(LONG).await.iter().map(|claim| success(claim, "w")).collect()
+}
+
 #[tokio::test]
 async fn the_same_reports_again_are_duplicates_and_strangers_among_them_are_refused() {
     let setup = Setup::new(STEP).await;
-    for _ in 0..3 {
-        setup.task(json!({}), Duration::ZERO).await;
-    }
-    let claims = setup.claim(LONG).await;
-    let mut batch: Vec<_> = claims.iter().map(|claim| success(claim, "w")).collect();
+    let mut batch = claimed(&setup, 3).await;
     batch[1].claim.token.read_ct += 1;
     let mut conn = setup.db.pool.acquire().await.unwrap();
     let first = reports::report(&mut conn, &batch).await.unwrap();
@@ -103,18 +110,10 @@ async fn the_same_reports_again_are_duplicates_and_strangers_among_them_are_refu
     assert_eq!(setup.number(TOLD).await, 2);
 }
 
-/// What a server is told: how many attempts its messages name.
-const TOLD: &str = "SELECT coalesce(sum(CASE jsonb_typeof(message) WHEN 'array' THEN jsonb_array_length(message)
-                                        ELSE 1 END), 0)::bigint FROM pgmq.q_orchestration_step_results";
-
 #[tokio::test]
 async fn what_is_reported_together_is_told_by_messages_of_eight() {
     let setup = Setup::new(STEP).await;
-    for _ in 0..17 {
-        setup.task(json!({}), Duration::ZERO).await;
-    }
-    let claims = setup.claim(LONG).await;
-    let batch: Vec<_> = claims.iter().map(|claim| success(claim, "w")).collect();
+    let batch = claimed(&setup, 17).await;
     let mut conn = setup.db.pool.acquire().await.unwrap();
     assert_eq!(reports::report(&mut conn, &batch).await.unwrap(), [Verdict::Accepted; 17]);
     assert_eq!(setup.number("SELECT count(*) FROM pgmq.q_orchestration_step_results").await, 3);
@@ -124,10 +123,12 @@ async fn what_is_reported_together_is_told_by_messages_of_eight() {
         .execute(&mut *conn)
         .await
         .unwrap();
-    let told = tasks::take_results(&mut conn, 10).await.unwrap();
+    let mut told = tasks::take_results(&mut conn, 1).await.unwrap();
+    assert_eq!(told.len(), 8, "a message is taken whole, and no more of them than are wanted");
+    told.extend(tasks::take_results(&mut conn, 100).await.unwrap());
     let (ours, strange): (Vec<_>, Vec<_>) = told.into_iter().partition(|result| result.body.is_none());
     let named: Vec<_> = ours.iter().map(|result| result.task.unwrap().0).collect();
-    let reported: Vec<_> = claims.iter().map(|claim| claim.task).collect();
+    let reported: Vec<_> = batch.iter().map(|report| report.claim.task).collect();
     assert_eq!(named, reported, "in the order in which they were reported");
     assert!(ours.iter().all(|result| result.event.is_some()));
     assert_eq!(strange.len(), 3);

@@ -1,13 +1,13 @@
 //! Which database a command works on: the one that was named, or a private PostgreSQL.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgPool};
 use tasker_shared::config::Config;
 use tasker_shared::embedded::{Embedded, Options};
-use tasker_shared::store;
+use tasker_shared::store::{self, StoreError};
 
 use crate::failure::Failure;
 
@@ -36,17 +36,12 @@ impl Database {
         Self::migrated(config, url, what, embedded).await
     }
 
-    /// A new database on a private server of its own, for measuring. What an earlier run left is dropped.
+    /// A new database on a private server, for measuring. Those of processes that are gone are dropped.
     pub(crate) async fn scratch(config: &Config, options: Options) -> Result<Self, Failure> {
         let embedded = start(options).await?;
         let what = format!("a private PostgreSQL in {}", embedded.data_dir().display());
-        let failed = |error: sqlx::Error| Failure::Failed(format!("{what}: {error}"));
-        let mut admin = sqlx::PgConnection::connect(&embedded.url()).await.map_err(failed)?;
-        for statement in ["DROP DATABASE IF EXISTS bench WITH (FORCE)", "CREATE DATABASE bench"] {
-            sqlx::raw_sql(statement).execute(&mut admin).await.map_err(failed)?;
-        }
-        admin.close().await.map_err(failed)?;
-        Self::migrated(config, embedded.url_of("bench"), what, Some(embedded)).await
+        let name = new_database(&embedded.url()).await.map_err(|error| Failure::Failed(format!("{what}: {error}")))?;
+        Self::migrated(config, embedded.url_of(&name), what, Some(embedded)).await
     }
 
     /// The database that must be named: a server or a worker of its own has no business with a private one.
@@ -87,6 +82,20 @@ impl Database {
             }
         }
     }
+}
+
+/// Makes the database `bench_PID`.
+async fn new_database(url: &str) -> Result<String, StoreError> {
+    let mut admin = sqlx::PgConnection::connect(url).await?;
+    let own = std::process::id().to_string();
+    for process in store::measure::scratch_databases(&mut admin).await? {
+        if process == own || !Path::new("/proc").join(&process).exists() {
+            sqlx::raw_sql(&format!("DROP DATABASE IF EXISTS bench_{process}")).execute(&mut admin).await?;
+        }
+    }
+    sqlx::raw_sql(&format!("CREATE DATABASE bench_{own}")).execute(&mut admin).await?;
+    admin.close().await?;
+    Ok(format!("bench_{own}"))
 }
 
 async fn start(options: Options) -> Result<Embedded, Failure> {

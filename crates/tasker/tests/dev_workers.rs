@@ -125,3 +125,15 @@ async fn a_worker_that_is_not_installed_is_named_with_the_remedy_and_a_folder_th
         dev.says(why);
     }
 }
+
+#[tokio::test]
+async fn a_benchmark_ends_with_the_worker_that_it_measures() {
+    let (database, folder) = (TestDatabase::create().await, TempDir::new().unwrap());
+    let worker = format!("python:{}", folder.path().display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tasker"));
+    command.args(["bench", "--mode", "queue", "--latency", "--worker", &worker]);
+    command.env("DATABASE_URL", &database.url).env("TASKER__WORKER__PYTHON_COMMAND", "false");
+    let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(!ran.status.success() && said.contains("the worker process ended: exit status: 1"), "{said}");
+}

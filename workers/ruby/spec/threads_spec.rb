@@ -83,4 +83,18 @@ RSpec.describe TaskerCore::Worker::Threads do
     threads.run { done << :anew }
     expect(next_done).to eq(:anew)
   end
+
+  context "where some are kept" do
+    let(:threads) { described_class.new(most, keep: 3) { done << :round } }
+
+    it "end but for those" do
+      8.times { threads.run { done << gate.pop } }
+      eventually("all work") { gate.num_waiting == 8 }
+      gate.close
+      8.times { next_done }
+      eventually("the idle ones end") { threads.count == 3 }
+      sleep 1.5
+      expect(threads.count).to eq(3)
+    end
+  end
 end

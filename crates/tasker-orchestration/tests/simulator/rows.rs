@@ -131,7 +131,8 @@ pub(super) fn stored_results(
             world.attempts.get(&(hint.task_uuid, hint.step, hint.attempt))?.event(hint.step, hint.attempt)
         };
         let event = hint.as_ref().and_then(attempt);
-        StoredResult { msg_id: message.msg_id, body: Some(message.body), task, event, now: world.now }
+        let body = (task.is_none() || event.is_none()).then_some(message.body);
+        StoredResult { msg_id: message.msg_id, body, task, event, now: world.now }
     })
     .collect()
 }

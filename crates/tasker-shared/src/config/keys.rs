@@ -218,7 +218,7 @@ pub static KEYS: &[Key] = &[
     key(Orchestration, "actor.lanes", int(1, 64), Value("2"), "lanes",
         "Parallel lanes of the result actor; each holds a connection while it commits, and a task always falls in the same lane. Two keep one gathering while the other commits; more help where the commit latency is high."),
     key(Orchestration, "actor.batch_max", int(1, 10_000), Value("500"), "results",
-        "Most results handled in one transaction. It bounds how long rows stay locked and what a rollback repeats."),
+        "Most results handled in one transaction. It bounds how long rows stay locked and what a rollback repeats. A message of the result queue, which tells of up to eight, is handled whole."),
     key(Orchestration, "actor.inbox", int(1, 1_000_000), Value("1024"), "results",
         "Results waiting for a lane. A full inbox makes senders wait, so memory stays bounded under overload."),
     key(Orchestration, "actor.request_batch_max", int(1, 10_000), Value("200"), "tasks",

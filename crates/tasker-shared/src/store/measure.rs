@@ -48,6 +48,16 @@ pub async fn count_statements(conn: &mut PgConnection) -> bool {
     sqlx::query("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").execute(conn).await.is_ok()
 }
 
+/// The process ids in the names of the databases `bench_PID` of this server.
+///
+/// # Errors
+/// Where the database is away.
+pub async fn scratch_databases(conn: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    let names =
+        sqlx::query_scalar!(r#"SELECT substr(datname, 7) AS "pid!" FROM pg_database WHERE datname ~ '^bench_[0-9]+$'"#);
+    Ok(names.fetch_all(conn).await?)
+}
+
 /// When one attempt ran.
 #[derive(Debug, Clone, Copy)]
 pub struct Ran {

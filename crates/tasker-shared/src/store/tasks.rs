@@ -86,7 +86,8 @@ pub struct StoredResult {
     pub now: Timestamp,
 }
 
-/// Takes up to `qty` result messages, each of which names up to eight attempts, and locks their tasks.
+/// Takes result messages until they name `qty` attempts, and locks their tasks. A message, which names up to eight, is
+/// taken whole, so up to seven more may come; fewer come where the queue is empty then.
 ///
 /// # Errors
 /// Where the database refuses or is away.

@@ -37,7 +37,7 @@ module TaskerCore
       @native = Native.start(JSON.generate(start_message(variables, rehearsal)))
       about = JSON.parse(@native.about)
       @worker_id, @concurrency, @orchestration_url = about.values_at("worker_id", "concurrency", "orchestration_url")
-      @threads = Threads.new(@concurrency + SPARE_THREADS) { hand_in }
+      @threads = Threads.new(@concurrency + SPARE_THREADS, keep: @concurrency) { hand_in }
       @runs = {}
       @outcomes = []
       @lock = Mutex.new

@@ -12,13 +12,14 @@ module TaskerCore
     # What other threads do to one of them (`Thread#raise`, `Thread#kill`, the end of the program) reaches it where the
     # work lets it, and while it is idle. One that ends so is made up for.
     class Threads
-      # Seconds that an idle thread is kept.
+      # Seconds that an idle thread is kept beyond the number of those that are.
       KEEP_S = 1.0
       private_constant :KEEP_S
 
       # The block is called after a #round: by a thread on its way at once, by one that works when nothing else waits.
-      def initialize(most, &round)
+      def initialize(most, keep: 0, &round)
         @most = most
+        @keep = keep
         @round = round
         @work = []
         @lock = Mutex.new
@@ -132,7 +133,7 @@ module TaskerCore
         @round
       end
 
-      # Nothing, where none came for as long as a thread is kept.
+      # Nothing, where none came for as long as the thread is kept.
       def awaited_work
         while woken?
           work = first_work
@@ -143,7 +144,7 @@ module TaskerCore
       def woken?
         place = ConditionVariable.new
         @idle.push(place)
-        Thread.handle_interrupt(Object => :on_blocking) { place.wait(@lock, KEEP_S) }
+        Thread.handle_interrupt(Object => :on_blocking) { place.wait(@lock, @count > @keep ? KEEP_S : nil) }
         !@idle.include?(place)
       ensure
         # Another one has to be woken in place of one that was killed on its way.
