@@ -102,11 +102,11 @@ module TaskerCore
         work = @lock.synchronize { first_work }
         while work
           work.call
-          work = @lock.synchronize { next_work || (@closed ? nil : awaited_work) }
+          work = @lock.synchronize { next_work || awaited_work }
         end
       ensure
         @lock.synchronize do
-          @count -= 1
+          @count -= 1 unless work == false
           wake
         end
       end
@@ -133,11 +133,16 @@ module TaskerCore
         @round
       end
 
-      # Nothing, where none came for as long as the thread is kept.
+      # Nothing, once it is closed; false for a thread that was kept long enough, and is no longer counted.
       def awaited_work
-        while woken?
-          work = first_work
-          return work if work || @closed
+        until @closed
+          if woken?
+            work = first_work
+            return work if work
+          elsif @count > @keep
+            @count -= 1
+            return false
+          end
         end
       end
 
