@@ -123,6 +123,12 @@ impl TaskState {
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Complete | Self::Error | Self::Cancelled | Self::ResolvedManually)
     }
+
+    /// Whether the task has ended, or is blocked until somebody repairs it.
+    #[must_use]
+    pub const fn rests(self) -> bool {
+        self.is_terminal() || matches!(self, Self::BlockedByFailures)
+    }
 }
 
 impl StepState {

@@ -202,7 +202,7 @@ impl Engine {
                 sender
             })
             .collect();
-        tasks.spawn(Arc::clone(&parts.watch).poll(parts.pool.clone(), stop));
+        tasks.spawn(Arc::clone(&parts.watch).look(parts.pool.clone(), stop));
         tasks.spawn(keep_clock(Arc::clone(&parts)));
         (Self { parts: Arc::clone(&parts), requests, commands }, Running { tasks, parts }, LocalServer::new(lanes))
     }

@@ -4,6 +4,7 @@
 //! [`Engine`].
 
 mod analytics;
+mod answers;
 mod bulk;
 mod dlq;
 mod error;
@@ -37,6 +38,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::engine::Engine;
+use answers::Answers;
 use error::ApiError;
 use names::StepNames;
 use view::TaskView;
@@ -52,6 +54,8 @@ struct Api {
     working: Arc<Semaphore>,
     /// Places of requests that wait for a task.
     waiting: Arc<Semaphore>,
+    /// What those are told who waited.
+    answers: Answers,
     openapi: Arc<str>,
     started: Instant,
 }
@@ -67,15 +71,21 @@ impl Api {
         self.task_with(task, None).await
     }
 
+    /// A task that has ended, for one who waited: read together with others.
+    async fn ended(&self, task: TaskId) -> Result<TaskView, ApiError> {
+        match self.answers.task(task).await {
+            Some(view) => Ok(view),
+            None => self.task(task).await,
+        }
+    }
+
     /// A task with the attempts of one step, or of all.
     async fn task_with(&self, id: TaskId, step: Option<StepIndex>) -> Result<TaskView, ApiError> {
         let mut conn = self.engine.pool().acquire().await?;
         let record = queries::task(&mut conn, id, self.engine.templates()).await?;
         let record = record.ok_or_else(|| ApiError::not_found("task"))?;
-        let tickets = queries::tickets(&mut conn, &record).await?;
-        let attempts = queries::last_attempts(&mut conn, id, step).await?;
-        let names = StepNames::new(&record.task, &queries::batch_ids(&mut conn, &record.task).await?);
-        Ok(TaskView::new(record, names, tickets, attempts, self.engine.parts.now()))
+        let attempts = queries::last_attempts(&mut conn, &[id], step).await?;
+        Ok(TaskView::read(&mut conn, record, attempts, self.engine.parts.now()).await?)
     }
 
     /// The task, or what became of its request.
@@ -185,6 +195,7 @@ fn routed(engine: Engine, shutdown: CancellationToken) -> Router {
         .split_for_parts();
     let places = engine.config().web.max_in_flight;
     let api = Api {
+        answers: Answers::start(engine.clone()),
         engine,
         shutdown,
         working: Arc::new(Semaphore::new(places)),

@@ -8,22 +8,34 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tasker_lifecycle::{TaskId, TaskState};
 use tasker_shared::store::tasks;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often tasks that are waited for are looked at, in case another server moves them. A server that
 /// moves them itself needs no look.
 const POLL: Duration = Duration::from_millis(250);
 /// The most tasks of one look.
-const POLL_MAX: usize = 1_000;
+const LOOK_MAX: usize = 1_000;
+/// The rest after a look, in which those who ask for the next one gather.
+const REST: Duration = Duration::from_millis(10);
 
-/// What was last seen of a task: its history's length and its state.
-type Seen = Option<(i32, TaskState)>;
+/// What was last seen of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    /// That there is none.
+    Missing,
+    /// Its history's length and its state.
+    At(i32, TaskState),
+}
 
 /// The waiting room.
 #[derive(Debug, Default)]
 pub struct Watch {
     tasks: Mutex<HashMap<TaskId, (watch::Sender<Seen>, usize)>>,
+    asked: Mutex<Vec<TaskId>>,
+    bell: Notify,
 }
 
 /// One who waits for a task.
@@ -35,49 +47,79 @@ pub struct Watcher {
 }
 
 impl Watch {
-    /// Registers for a task. Look at its state after this and before the first wait.
+    /// Registers for a task. Look at its state, or have it looked at, after this.
     #[must_use]
     pub fn subscribe(self: &Arc<Self>, task: TaskId) -> Watcher {
         let mut tasks = self.tasks.lock().expect("no panic while held");
-        let (sender, count) = tasks.entry(task).or_insert_with(|| (watch::Sender::new(None), 0));
+        let (sender, count) = tasks.entry(task).or_insert_with(|| (watch::Sender::new(Seen::Nothing), 0));
         *count += 1;
         Watcher { task, seen: sender.subscribe(), room: Arc::clone(self) }
     }
 
     pub(crate) fn committed(&self, task: TaskId, seq: i32, state: TaskState) {
+        self.saw(task, Seen::At(seq, state));
+    }
+
+    fn saw(&self, task: TaskId, now: Seen) {
         let tasks = self.tasks.lock().expect("no panic while held");
         if let Some((sender, _)) = tasks.get(&task) {
             sender.send_if_modified(|seen| {
-                let newer = seen.is_none_or(|(known, _)| known < seq);
+                let newer = match (*seen, now) {
+                    (Seen::At(known, _), Seen::At(seq, _)) => known < seq,
+                    (Seen::At(..), _) => false,
+                    (known, now) => known != now,
+                };
                 if newer {
-                    *seen = Some((seq, state));
+                    *seen = now;
                 }
                 newer
             });
         }
     }
 
-    /// Looks at the tasks that are waited for, until `stop`.
-    pub(crate) async fn poll(self: Arc<Self>, pool: PgPool, stop: CancellationToken) {
+    /// Those who asked and to whom nothing was told meanwhile.
+    fn asked(&self) -> Vec<TaskId> {
+        let mut asked = std::mem::take(&mut *self.asked.lock().expect("no panic while held"));
+        let tasks = self.tasks.lock().expect("no panic while held");
+        asked.retain(|task| tasks.get(task).is_some_and(|(sender, _)| *sender.borrow() == Seen::Nothing));
+        // Who finds no place is looked at with all the others.
+        asked.truncate(LOOK_MAX);
+        asked
+    }
+
+    /// Looks at the tasks that are waited for, until `stop`: soon at those that somebody asks for, and at all of them
+    /// now and then.
+    pub(crate) async fn look(self: Arc<Self>, pool: PgPool, stop: CancellationToken) {
         let mut from = 0;
+        let mut round = Instant::now() + POLL;
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(POLL) => {}
+            let page = tokio::select! {
                 () = stop.cancelled() => return,
-            }
-            let mut waited: Vec<TaskId> = self.tasks.lock().expect("no panic while held").keys().copied().collect();
-            if waited.is_empty() {
+                () = self.bell.notified() => self.asked(),
+                () = tokio::time::sleep_until(round) => {
+                    round = Instant::now() + POLL;
+                    let mut all: Vec<TaskId> = self.tasks.lock().expect("no panic while held").keys().copied().collect();
+                    all.sort_unstable();
+                    from = if from >= all.len() { 0 } else { from };
+                    let page = all[from..all.len().min(from + LOOK_MAX)].to_vec();
+                    from += page.len();
+                    page
+                }
+            };
+            if page.is_empty() {
                 continue;
             }
-            waited.sort_unstable();
-            from = if from >= waited.len() { 0 } else { from };
-            let page = &waited[from..waited.len().min(from + POLL_MAX)];
-            from += page.len();
-            let Ok(mut conn) = pool.acquire().await else { continue };
-            // A look that fails is repeated by the next one; the actors tell of a database that is away.
-            for (task, seq, state) in tasks::progress(&mut conn, page).await.unwrap_or_default() {
-                self.committed(task, seq, state);
+            if let Ok(mut conn) = pool.acquire().await
+                && let Ok(found) = tasks::progress(&mut conn, &page).await
+            {
+                let found: HashMap<TaskId, Seen> =
+                    found.into_iter().map(|(task, seq, state)| (task, Seen::At(seq, state))).collect();
+                for task in page {
+                    self.saw(task, found.get(&task).copied().unwrap_or(Seen::Missing));
+                }
             }
+            // A look that failed is repeated by the next round; the actors tell of a database that is away.
+            tokio::time::sleep(REST).await;
         }
     }
 }
@@ -89,11 +131,23 @@ impl Watcher {
         let _closed = self.seen.changed().await;
     }
 
+    /// Has the task looked at soon, unless a commit in this process is told first.
+    pub fn ask(&self) {
+        self.room.asked.lock().expect("no panic while held").push(self.task);
+        self.room.bell.notify_one();
+    }
+
     /// The state in which the task rests if that is terminal or blocked, as far as this process has seen.
     #[must_use]
     pub fn ended(&self) -> Option<TaskState> {
-        let (_, state) = (*self.seen.borrow())?;
-        (state.is_terminal() || state == TaskState::BlockedByFailures).then_some(state)
+        let Seen::At(_, state) = *self.seen.borrow() else { return None };
+        state.rests().then_some(state)
+    }
+
+    /// Whether it was looked for and there is none.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        *self.seen.borrow() == Seen::Missing
     }
 }
 
@@ -114,25 +168,24 @@ impl crate::Engine {
     pub async fn wait(&self, task: TaskId, longest: Duration) -> Option<TaskState> {
         /// Commits in this process tell at once; the database is asked only where they do not.
         const FIRST_LOOK: Duration = Duration::from_millis(20);
-        let end = tokio::time::Instant::now() + longest;
+        let end = Instant::now() + longest;
         let mut watcher = self.watch().subscribe(task);
-        let mut look_at = tokio::time::Instant::now() + FIRST_LOOK;
+        let mut look_at = Some(Instant::now() + FIRST_LOOK);
         loop {
             if let Some(state) = watcher.ended() {
                 return Some(state);
             }
+            if watcher.is_missing() {
+                return None;
+            }
             tokio::select! {
                 () = watcher.changed() => {}
-                () = tokio::time::sleep_until(look_at.min(end)) => {
-                    let mut conn = self.pool().acquire().await.ok()?;
-                    let progress = tasks::progress(&mut conn, &[task]).await.ok()?;
-                    drop(conn);
-                    let (_, seq, state) = progress.first().copied()?;
-                    self.watch().committed(task, seq, state);
-                    if tokio::time::Instant::now() >= end {
-                        return watcher.ended();
+                () = tokio::time::sleep_until(look_at.unwrap_or(end).min(end)) => {
+                    if Instant::now() >= end {
+                        return None;
                     }
-                    look_at = tokio::time::Instant::now() + POLL;
+                    watcher.ask();
+                    look_at = None;
                 }
             }
         }

@@ -113,23 +113,27 @@ pub(super) async fn wait(
     let over = tokio::time::sleep(limit);
     tokio::pin!(over);
     let mut watcher = api.engine.watch().subscribe(task);
-    // The database is asked once; from then on the watcher tells, so that waiting costs it nothing.
-    let state = match api.progress(task).await {
-        Err(error) if error.is_not_found() => {
-            return Ok(Json(api.refused(task).await?.ok_or(error)?).into_response());
+    watcher.ask();
+    loop {
+        if watcher.is_missing() {
+            return Ok(Json(api.answer(task).await?).into_response());
         }
-        progress => progress?.1,
-    };
-    let mut settled = state.is_terminal() || state == TaskState::BlockedByFailures;
-    while !settled {
+        if watcher.ended().is_some() {
+            let view = api.ended(task).await?;
+            if view.record.task.state().rests() {
+                return Ok(Json(view.response()).into_response());
+            }
+            // Another server has moved a blocked task on, which the watcher will be told.
+        }
         tokio::select! {
-            () = watcher.changed() => settled = watcher.ended().is_some(),
+            () = watcher.changed() => {}
             () = &mut over => break,
             () = api.shutdown.cancelled() => break,
         }
     }
-    let answer = Json(api.task(task).await?.response());
-    Ok(if settled { answer.into_response() } else { (StatusCode::ACCEPTED, answer).into_response() })
+    let view = api.task(task).await?;
+    let status = if view.record.task.state().rests() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(view.response())).into_response())
 }
 
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(ListQuery),

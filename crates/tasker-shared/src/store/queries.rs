@@ -51,6 +51,51 @@ pub struct TaskRecord {
     pub tags: Vec<String>,
 }
 
+/// Reads tasks; those that are not there are left out.
+///
+/// # Errors
+/// Where the database is away or a stored task contradicts itself.
+pub async fn tasks(
+    conn: &mut PgConnection,
+    ids: &[TaskId],
+    templates: &Templates,
+) -> Result<Vec<TaskRecord>, StoreError> {
+    let (uuids, least, last) = range(ids);
+    let rows = sqlx::query!(
+        r#"SELECT t.task_uuid, t.template_hash, t.priority, t.state, t.steps, t.sparse::text AS "sparse!", t.expansions,
+                  t.updated_at, t.ended_at, d.context::text AS "context!", d.correlation_id, d.parent_correlation_id,
+                  d.initiator, d.source_system, d.reason, d.tags
+           FROM unnest($1::uuid[]) AS u (id)
+           JOIN tasker.tasks t ON t.task_uuid = u.id AND t.task_uuid >= $2 AND t.task_uuid <= ANY (ARRAY[$3::uuid])
+           JOIN tasker.task_details d ON d.task_uuid = u.id AND d.task_uuid >= $2 AND d.task_uuid <= ANY (ARRAY[$3::uuid])"#,
+        &uuids,
+        least,
+        last
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut records = Vec::with_capacity(rows.len());
+    for row in rows {
+        let template = templates.by_hash(conn, &hash(&row.template_hash)?).await?;
+        let stored =
+            StoredTask { state: state(&row.state)?, steps: row.steps, sparse: row.sparse, expansions: row.expansions };
+        records.push(TaskRecord {
+            task: Task::from_stored(task_id(row.task_uuid)?, template, &stored)?,
+            priority: row.priority,
+            updated_at: row.updated_at,
+            ended_at: row.ended_at,
+            context: json(row.context)?,
+            correlation_id: row.correlation_id,
+            parent_correlation_id: row.parent_correlation_id,
+            initiator: row.initiator,
+            source_system: row.source_system,
+            reason: row.reason,
+            tags: row.tags,
+        });
+    }
+    Ok(records)
+}
+
 /// Reads a task.
 ///
 /// # Errors
@@ -60,33 +105,14 @@ pub async fn task(
     id: TaskId,
     templates: &Templates,
 ) -> Result<Option<TaskRecord>, StoreError> {
-    let row = sqlx::query!(
-        r#"SELECT t.template_hash, t.priority, t.state, t.steps, t.sparse::text AS "sparse!", t.expansions, t.updated_at, t.ended_at,
-                  d.context::text AS "context!", d.correlation_id, d.parent_correlation_id, d.initiator,
-                  d.source_system, d.reason, d.tags
-           FROM tasker.tasks t JOIN tasker.task_details d ON d.task_uuid = t.task_uuid
-           WHERE t.task_uuid = $1"#,
-        id.uuid()
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let template = templates.by_hash(conn, &hash(&row.template_hash)?).await?;
-    let stored =
-        StoredTask { state: state(&row.state)?, steps: row.steps, sparse: row.sparse, expansions: row.expansions };
-    Ok(Some(TaskRecord {
-        task: Task::from_stored(id, template, &stored)?,
-        priority: row.priority,
-        updated_at: row.updated_at,
-        ended_at: row.ended_at,
-        context: json(row.context)?,
-        correlation_id: row.correlation_id,
-        parent_correlation_id: row.parent_correlation_id,
-        initiator: row.initiator,
-        source_system: row.source_system,
-        reason: row.reason,
-        tags: row.tags,
-    }))
+    Ok(tasks(conn, &[id], templates).await?.pop())
+}
+
+/// The ids of a batch with the least and the last of them, which let the executor open only the partitions between.
+fn range(ids: &[TaskId]) -> (Vec<Uuid>, Uuid, Uuid) {
+    let uuids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+    let (least, last) = (uuids.iter().min().copied(), uuids.iter().max().copied());
+    (uuids, least.unwrap_or_default(), last.unwrap_or_default())
 }
 
 /// What the ticket of a live step says.
@@ -169,6 +195,8 @@ pub async fn batch_ids(conn: &mut PgConnection, task: &Task) -> Result<HashMap<S
 /// The last attempt of a step.
 #[derive(Debug, Clone)]
 pub struct LastAttempt {
+    /// The task.
+    pub task: TaskId,
     /// The step.
     pub step: StepIndex,
     /// Whether it said that trying again may help; `None` where it was no failure.
@@ -183,30 +211,36 @@ pub struct LastAttempt {
     pub last_failure_at: Option<DateTime<Utc>>,
 }
 
-/// The last attempt of each step, or of one.
+/// The last attempt of each step of these tasks, or of one step.
 ///
 /// # Errors
 /// Where the database is away.
 pub async fn last_attempts(
     conn: &mut PgConnection,
-    task: TaskId,
+    tasks: &[TaskId],
     step: Option<StepIndex>,
 ) -> Result<Vec<LastAttempt>, StoreError> {
+    let (uuids, least, last) = range(tasks);
     let rows = sqlx::query!(
-        r#"SELECT DISTINCT ON (a.step) a.step, a.retryable, coalesce(a.started_at, a.claimed_at) AS started_at, a.ended_at,
-                  a.result::text AS result,
+        r#"SELECT DISTINCT ON (a.task_uuid, a.step) a.task_uuid, a.step, a.retryable,
+                  coalesce(a.started_at, a.claimed_at) AS started_at, a.ended_at, a.result::text AS result,
                   max(a.ended_at) FILTER (WHERE a.outcome IN ('failure', 'lost', 'lease_lost'))
-                      OVER (PARTITION BY a.step) AS last_failure_at
-           FROM tasker.attempts a WHERE a.task_uuid = $1 AND ($2::integer IS NULL OR a.step = $2)
-           ORDER BY a.step, a.attempt DESC"#,
-        task.uuid(),
-        step.map(step_column)
+                      OVER (PARTITION BY a.task_uuid, a.step) AS last_failure_at
+           FROM unnest($1::uuid[]) AS u (id)
+           JOIN tasker.attempts a ON a.task_uuid = u.id AND a.task_uuid >= $3 AND a.task_uuid <= ANY (ARRAY[$4::uuid])
+                                 AND ($2::integer IS NULL OR a.step = $2)
+           ORDER BY a.task_uuid, a.step, a.attempt DESC"#,
+        &uuids,
+        step.map(step_column),
+        least,
+        last
     )
     .fetch_all(conn)
     .await?;
     rows.into_iter()
         .map(|row| {
             Ok(LastAttempt {
+                task: task_id(row.task_uuid)?,
                 step: step_index(row.step),
                 retryable: row.retryable,
                 started_at: row.started_at,
