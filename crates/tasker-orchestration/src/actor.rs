@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use pgmq_notify::{PollTimer, Wake};
 use tasker_shared::crash_point;
 use tasker_shared::store::StoreError;
+use tasker_shared::store::kept::Kept;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -152,7 +153,7 @@ pub(crate) async fn run<A: Actor, S: Signal>(
     parts: Arc<Parts>,
     stop: CancellationToken,
 ) {
-    let body = Body { actor, database: parts.pool.clone(), parts };
+    let body = Body { actor, database: Kept::new(parts.pool.clone()), parts };
     let mut events = Vec::new();
     // The first look at the source comes before the first wait: what was left there is done first.
     body.drain_source(&mut signal).await;

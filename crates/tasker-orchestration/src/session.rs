@@ -3,18 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::ops::DerefMut;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pgmq_notify::{IdBlocks, Popped, QueueName, Token};
 use semver::Version;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::postgres::PgTransactionManager;
+use sqlx::{PgConnection, TransactionManager};
 use tasker_lifecycle::resource::Breaker;
 use tasker_lifecycle::template::{Template, TemplateHash};
 use tasker_lifecycle::{Event, StepIndex, TaskId, Timestamp};
 use tasker_shared::messages::{Report, Verdict};
 use tasker_shared::store::idempotency::{self, Held, Key};
+use tasker_shared::store::kept::{InUse, Kept};
 use tasker_shared::store::ledger::{self, Filed};
 use tasker_shared::store::refusals::{self, Refusal};
 use tasker_shared::store::resources::{self, Gate, HeldStep, Permit, ResourceKey};
@@ -44,16 +46,47 @@ pub(crate) trait Database: Send + Sync {
     }
 }
 
-impl Database for PgPool {
+impl Database for Kept {
     type Session = PgConnection;
-    type Open = Transaction<'static, Postgres>;
+    type Open = Open;
 
     async fn begin(&self) -> Result<Self::Open, StoreError> {
-        Ok(Self::begin(self).await?)
+        let mut open = Open(Some(self.acquire().await?));
+        PgTransactionManager::begin(&mut open, None).await?;
+        Ok(open)
     }
 
-    async fn commit(open: Self::Open) -> Result<(), StoreError> {
-        Ok(open.commit().await?)
+    async fn commit(mut open: Self::Open) -> Result<(), StoreError> {
+        PgTransactionManager::commit(&mut open).await?;
+        if let Some(conn) = open.0.take() {
+            conn.keep();
+        }
+        Ok(())
+    }
+}
+
+/// A transaction on a connection that is kept where it is committed.
+pub(crate) struct Open(Option<InUse>);
+
+impl Deref for Open {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.0.as_ref().expect("only a commit takes it out")
+    }
+}
+
+impl DerefMut for Open {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("only a commit takes it out")
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(conn) = &mut self.0 {
+            PgTransactionManager::start_rollback(conn);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use tasker_lifecycle::{TaskId, TaskState};
+use tasker_shared::store::kept::Kept;
 use tasker_shared::store::tasks;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -90,6 +91,7 @@ impl Watch {
     /// Looks at the tasks that are waited for, until `stop`: soon at those that somebody asks for, and at all of them
     /// now and then.
     pub(crate) async fn look(self: Arc<Self>, pool: PgPool, stop: CancellationToken) {
+        let database = Kept::new(pool);
         let mut from = 0;
         let mut round = Instant::now() + POLL;
         loop {
@@ -109,9 +111,10 @@ impl Watch {
             if page.is_empty() {
                 continue;
             }
-            if let Ok(mut conn) = pool.acquire().await
+            if let Ok(mut conn) = database.acquire().await
                 && let Ok(found) = tasks::progress(&mut conn, &page).await
             {
+                conn.keep();
                 let found: HashMap<TaskId, Seen> =
                     found.into_iter().map(|(task, seq, state)| (task, Seen::At(seq, state))).collect();
                 for task in page {

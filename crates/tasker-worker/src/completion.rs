@@ -9,6 +9,7 @@ use tasker_shared::crash_point;
 use tasker_shared::events::{self as domain_events, Published};
 use tasker_shared::local::LocalServer;
 use tasker_shared::messages::{Report, ReportedOutcome, STEP_RESULTS, StepFailure, Verdict};
+use tasker_shared::store::kept::Kept;
 use tasker_shared::store::{StoreError, reports};
 use tokio::sync::mpsc;
 
@@ -88,6 +89,7 @@ impl Reporter {
 /// Writes what comes in until the worker stops, then what is left.
 pub(crate) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Completion>) {
     let results = Channel::for_queue(&QueueName::new(STEP_RESULTS).expect("a valid queue name"));
+    let database = Kept::new(shared.pool.clone());
     let mut batch = Vec::new();
     loop {
         tokio::select! {
@@ -115,7 +117,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Completio
             }
         }
         if !reports.is_empty() {
-            report(&shared, reports, &results).await;
+            report(&shared, &database, reports, &results).await;
         }
         for (delay, tokens) in given_back {
             release(&shared, &tokens, delay).await;
@@ -124,10 +126,10 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Completio
 }
 
 /// Stores reports, halving them where one of them offends.
-async fn report(shared: &Shared, reports: Vec<Report>, results: &Channel) {
+async fn report(shared: &Shared, database: &Kept, reports: Vec<Report>, results: &Channel) {
     let mut stack = vec![reports];
     while let Some(mut reports) = stack.pop() {
-        match patiently(shared, "report", || write(shared, &reports)).await {
+        match patiently(shared, "report", || write(shared, database, &reports)).await {
             Ok(verdicts) => {
                 // A duplicate's result message may be one that nobody was told of.
                 if verdicts.iter().any(|verdict| *verdict != Verdict::Refused) {
@@ -154,12 +156,12 @@ async fn report(shared: &Shared, reports: Vec<Report>, results: &Channel) {
 
 /// One statement, and so one transaction, for a whole batch. After a commit whose outcome is not known the same is done again: what was
 /// stored is known by its nonce.
-async fn write(shared: &Shared, batch: &[Report]) -> Result<Vec<Verdict>, StoreError> {
+async fn write(shared: &Shared, database: &Kept, batch: &[Report]) -> Result<Vec<Verdict>, StoreError> {
     let began = Instant::now();
     crash_point::pass("report.before").await?;
-    let mut conn = shared.pool.acquire().await?;
+    let mut conn = database.acquire().await?;
     let verdicts = reports::report(&mut conn, batch).await?;
-    drop(conn);
+    conn.keep();
     crash_point::pass("report.after_commit").await?;
     shared.metrics.batch_size.with_label_values(&["reports"]).observe(batch.len() as f64);
     shared.metrics.commit_seconds.with_label_values(&["reports"]).observe(began.elapsed().as_secs_f64());

@@ -126,7 +126,7 @@ impl Look {
             self.wake = shared.wakeups.subscribe_all(queues.iter().map(|(queue, _)| Channel::for_queue(queue)));
             self.turns.keep(&queues);
         }
-        let mut conn = shared.pool.acquire().await?;
+        let mut conn = shared.kept.acquire().await?;
         if shared.outage.lasts() {
             // A first sign of life is no claim: it may be that claims have to wait.
             store::clock_offset(&mut conn).await?;
@@ -139,7 +139,7 @@ impl Look {
         }
         crash_point::pass("claim.before_read").await?;
         let claimed = claims::claim(&mut conn, &parts, shared.lease(), qty).await?;
-        drop(conn);
+        conn.keep();
         self.turns.claimed(&claimed.messages, qty);
         crash_point::pass("claim.after_read").await?;
         shared.metrics.claims.inc_by(claimed.messages.len() as u64);
@@ -239,7 +239,7 @@ type PlansByHash = HashMap<TemplateHash, Result<Arc<Plan>, String>>;
 
 async fn load(shared: &Shared, open: &[Open]) -> Result<(Vec<Loaded>, PlansByHash), StoreError> {
     let claims: Vec<Claim> = open.iter().map(|open| open.claim.clone()).collect();
-    let mut conn = shared.pool.acquire().await?;
+    let mut conn = shared.kept.acquire().await?;
     let loaded = claims::load(&mut conn, &claims).await?;
     let mut plans = PlansByHash::new();
     for loaded in &loaded {
@@ -254,6 +254,7 @@ async fn load(shared: &Shared, open: &[Open]) -> Result<(Vec<Loaded>, PlansByHas
         };
         plans.insert(*template, plan);
     }
+    conn.keep();
     crash_point::pass("claim.after_load").await?;
     Ok((loaded, plans))
 }

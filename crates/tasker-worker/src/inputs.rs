@@ -76,9 +76,9 @@ pub(crate) async fn gather(shared: &Shared, wanted: &[Wanted]) -> Result<Vec<Inp
         contexts.dedup();
         results.sort_unstable();
         results.dedup();
-        let mut conn = pool.acquire().await?;
+        let mut conn = shared.kept.acquire().await?;
         let read = claims::inputs(&mut conn, &contexts, &results).await?;
-        drop(conn);
+        conn.keep();
         remember(payloads, &contexts, &results, &read);
         let at = |task: &TaskId| contexts.binary_search(task).ok().and_then(|at| read.contexts[at].clone());
         let of = |key: &(TaskId, StepIndex)| results.binary_search(key).ok().and_then(|at| read.results[at].clone());

@@ -11,6 +11,7 @@ use tasker_lifecycle::template::HandlerRef;
 use tasker_shared::config::Config;
 use tasker_shared::local::{LocalClaim, LocalServer, LocalWorker};
 use tasker_shared::payloads::Payloads;
+use tasker_shared::store::kept::Kept;
 use tasker_shared::store::{StoreError, claims};
 use tasker_shared::telemetry::Metrics;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -36,6 +37,8 @@ const LAST_TRY: Duration = Duration::from_secs(2);
 pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     pub(crate) pool: PgPool,
+    /// The connection of those who claim.
+    pub(crate) kept: Kept,
     pub(crate) registry: HandlerRegistry,
     pub(crate) id: Arc<str>,
     pub(crate) slots: Arc<Semaphore>,
@@ -200,6 +203,7 @@ impl WorkerBuilder {
             handlers: watch::Sender::default(),
             missing: Mutex::default(),
             config,
+            kept: Kept::new(pool.clone()),
             pool,
             registry,
             slots,
@@ -324,6 +328,7 @@ impl Drop for RunningWorker {
         let Stop { claims, attempts, .. } = &self.shared.stop;
         claims.cancel();
         attempts.cancel();
+        self.shared.kept.end();
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 
 use tasker_lifecycle::TaskId;
 use tasker_shared::store::StoreError;
+use tasker_shared::store::kept::Kept;
 use tasker_shared::store::queries::{self, LastAttempt};
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,12 +34,13 @@ impl Answers {
     pub(super) fn start(engine: Engine) -> Self {
         let (sender, mut inbox) = mpsc::channel(BATCH);
         tokio::spawn(async move {
+            let database = Kept::new(engine.pool().clone());
             let mut asked = Vec::new();
             while inbox.recv_many(&mut asked, BATCH).await > 0 {
                 // Two who wait for one task are rare, and one of them is not answered.
                 let waiting: HashMap<TaskId, oneshot::Sender<TaskView>> = asked.drain(..).collect();
                 // Who is not answered reads the task, and hears of the failure, by himself.
-                let _failed = answer(&engine, waiting).await;
+                let _failed = answer(&engine, &database, waiting).await;
             }
         });
         Self(sender)
@@ -52,8 +54,12 @@ impl Answers {
     }
 }
 
-async fn answer(engine: &Engine, mut waiting: HashMap<TaskId, oneshot::Sender<TaskView>>) -> Result<(), StoreError> {
-    let mut conn = engine.pool().acquire().await?;
+async fn answer(
+    engine: &Engine,
+    database: &Kept,
+    mut waiting: HashMap<TaskId, oneshot::Sender<TaskView>>,
+) -> Result<(), StoreError> {
+    let mut conn = database.acquire().await?;
     let ids: Vec<TaskId> = waiting.keys().copied().collect();
     let mut records = queries::tasks(&mut conn, &ids, engine.templates()).await?;
     records.retain(|record| record.task.steps().len() <= STEPS_MAX);
@@ -70,5 +76,6 @@ async fn answer(engine: &Engine, mut waiting: HashMap<TaskId, oneshot::Sender<Ta
             let _gone = reply.send(view);
         }
     }
+    conn.keep();
     Ok(())
 }

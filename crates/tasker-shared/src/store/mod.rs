@@ -17,6 +17,7 @@ pub mod discards;
 pub mod due;
 pub mod failed;
 pub mod idempotency;
+pub mod kept;
 pub mod ledger;
 pub mod measure;
 pub mod queries;

@@ -1,0 +1,79 @@
+//! Connections that are kept: the same one again, and never one that somebody else needs.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+use tasker_shared::store;
+use tasker_shared::store::kept::Kept;
+use tasker_shared::testing::TestDatabase;
+
+async fn pool(database: &TestDatabase, most: u32) -> PgPool {
+    store::connect(&database.url, most, Duration::from_secs(5), 0).await.unwrap()
+}
+
+async fn backend(conn: &mut PgConnection) -> i32 {
+    sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(conn).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_kept_connection_is_used_again_and_not_given_to_others() {
+    let database = TestDatabase::empty().await;
+    let pool = pool(&database, 3).await;
+    let kept = Kept::new(pool.clone());
+    let mut conn = kept.acquire().await.unwrap();
+    let first = backend(&mut conn).await;
+    conn.keep();
+    let mut other = pool.acquire().await.unwrap();
+    assert_ne!(backend(&mut other).await, first);
+    for _ in 0..3 {
+        let mut conn = kept.acquire().await.unwrap();
+        assert_eq!(backend(&mut conn).await, first);
+        conn.keep();
+    }
+}
+
+#[tokio::test]
+async fn an_exhausted_pool_gets_its_connection_back() {
+    let database = TestDatabase::empty().await;
+    let pool = pool(&database, 2).await;
+    let (one, two) = (Kept::new(pool.clone()), Kept::new(pool.clone()));
+    let conn = one.acquire().await.unwrap();
+    let other = two.acquire().await.unwrap();
+    conn.keep();
+    other.keep();
+    // Both were given back, since neither left the pool another one: so two more users find theirs at once.
+    let _both = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_dropped_or_whose_place_has_ended_goes_back() {
+    let database = TestDatabase::empty().await;
+    let pool = pool(&database, 2).await;
+    let kept = Kept::new(pool.clone());
+    drop(kept.acquire().await.unwrap());
+    let conn = kept.acquire().await.unwrap();
+    kept.end();
+    conn.keep();
+    // Nothing is held any more, or this would wait for ever.
+    tokio::time::timeout(Duration::from_mins(1), pool.close()).await.unwrap();
+    assert!(kept.acquire().await.is_err());
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_is_replaced() {
+    let database = TestDatabase::empty().await;
+    let pool = pool(&database, 3).await;
+    let kept = Kept::new(pool.clone());
+    let mut conn = kept.acquire().await.unwrap();
+    let first = backend(&mut conn).await;
+    conn.keep();
+    let mut other = pool.acquire().await.unwrap();
+    sqlx::query("SELECT pg_terminate_backend($1)").bind(first).execute(&mut *other).await.unwrap();
+    let mut conn = kept.acquire().await.unwrap();
+    assert!(sqlx::query("SELECT 1").execute(&mut *conn).await.is_err());
+    drop(conn);
+    let mut conn = kept.acquire().await.unwrap();
+    assert_ne!(backend(&mut conn).await, first);
+}
