@@ -277,11 +277,8 @@ BEGIN
                           ',' ORDER BY a.n) AS said
         FROM unnest(accepted) WITH ORDINALITY AS a (o, n) GROUP BY 1
     ) m;
-    n := cardinality(bodies);
-    IF n > 0 THEN
-        PERFORM pgmq_notify.send_orchestration_step_results(array_fill('orchestration_step_results'::text, ARRAY[n]),
-            ARRAY(SELECT pgmq_notify.reserve_ids('orchestration_step_results', n)), bodies,
-            array_fill(0::bigint, ARRAY[n]), array_fill(0, ARRAY[n]), clock_timestamp());
+    IF cardinality(bodies) > 0 THEN
+        PERFORM pgmq_notify.post_orchestration_step_results(bodies, clock_timestamp());
         IF cardinality(event_ords) > 0 THEN
             PERFORM tasker.publish(accepted, event_ords, event_queues, event_bodies);
         END IF;
@@ -363,9 +360,7 @@ BEGIN
         RAISE EXCEPTION 'submit_task: the request is larger than % bytes', most_bytes
             USING ERRCODE = 'program_limit_exceeded', HINT = 'Keep the data in a table and hand on its key.';
     END IF;
-    PERFORM pgmq_notify.send_orchestration_task_requests(
-        ARRAY[queue], ARRAY(SELECT pgmq_notify.reserve_ids(queue, 1)), ARRAY[body], ARRAY[0::bigint], ARRAY[0],
-        clock_timestamp());
+    PERFORM pgmq_notify.post_orchestration_task_requests(ARRAY[body], clock_timestamp());
     PERFORM pg_notify('pgmq_' || queue, '');
     RETURN id;
 END $$;

@@ -8,7 +8,7 @@ const FUNCTIONS: &str = include_str!("sql/functions.sql");
 
 /// Raise this with every change to functions.sql. While two versions of a program run side by side, the older one must
 /// not put its functions back, so an installation goes only upwards.
-const FUNCTIONS_VERSION: i32 = 5;
+const FUNCTIONS_VERSION: i32 = 6;
 
 /// The key of the advisory lock under which installations run, one at a time in a database.
 const LOCK_KEY: i64 = 0x7067_6d71_6e74_6679;

@@ -56,9 +56,7 @@ BEGIN
         RAISE EXCEPTION 'submit_task: the request is larger than % bytes', most_bytes
             USING ERRCODE = 'program_limit_exceeded', HINT = 'Keep the data in a table and hand on its key.';
     END IF;
-    PERFORM pgmq_notify.send_orchestration_task_requests(
-        ARRAY[queue], ARRAY(SELECT pgmq_notify.reserve_ids(queue, 1)), ARRAY[body], ARRAY[0::bigint], ARRAY[0],
-        clock_timestamp());
+    PERFORM pgmq_notify.post_orchestration_task_requests(ARRAY[body], clock_timestamp());
     PERFORM pg_notify('pgmq_' || queue, '');
     RETURN id;
 END $$;

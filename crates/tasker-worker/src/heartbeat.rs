@@ -1,11 +1,18 @@
 //! Heartbeats: one statement extends the leases of all claims that are held.
+//!
+//! They have a thread and a connection of their own. A handler that blocks its thread, and as many of them as there are
+//! threads, stop everything else that the worker does, but lose no lease.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgmq_notify::Extension;
+use pgmq_notify::{Extension, Token};
+use sqlx::{Connection, PgConnection};
 use tasker_shared::messages::Report;
 use tasker_shared::store::StoreError;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::attempt;
 use crate::completion::Reporter;
@@ -16,17 +23,45 @@ use crate::worker::Shared;
 
 /// The most leases of one statement.
 const BATCH: usize = 1_000;
+/// How often a thread of the runtime is woken. The one that was to wait for the network and for timers may be blocked by a
+/// handler, and the others sleep until there is more to do than they know of.
+const NUDGE: Duration = Duration::from_millis(200);
+/// How long the connection is kept while nothing is to be extended.
+const IDLE: Duration = Duration::from_mins(1);
 
-/// Extends leases until the worker has stopped.
-pub(crate) async fn run(shared: Arc<Shared>, reporter: Reporter) {
+/// Extends leases until `stop.beats`; the answer is cancelled once the thread has ended.
+///
+/// # Errors
+/// Where no thread or no timer can be had.
+pub(crate) fn start(shared: Arc<Shared>, reporter: Reporter) -> io::Result<CancellationToken> {
+    let ended = CancellationToken::new();
+    let at_end = ended.clone().drop_guard();
+    let everybody = Handle::current();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("tasker-heartbeat".to_owned()).spawn(move || {
+        let _at_end = at_end;
+        let stop = shared.stop.beats.clone();
+        runtime.block_on(stop.run_until_cancelled(run(shared, reporter, everybody)));
+    })?;
+    Ok(ended)
+}
+
+async fn run(shared: Arc<Shared>, reporter: Reporter, everybody: Handle) {
     let interval = Duration::from_millis(shared.config.worker.heartbeat_ms);
+    let mut line = Line { shared: Arc::clone(&shared), conn: None, used: Instant::now() };
     let mut next = Instant::now() + interval;
     let mut failures = Pause::default();
     loop {
-        tokio::time::sleep_until(next.into()).await;
+        tokio::time::sleep_until(next.min(Instant::now() + NUDGE).into()).await;
+        if !shared.held.is_empty() {
+            drop(everybody.spawn(async {}));
+        }
+        if Instant::now() < next {
+            continue;
+        }
         next = Instant::now() + interval;
-        give_up_hanging(&shared, &reporter, interval);
-        match beat(&shared, interval / 2).await {
+        give_up_hanging(&shared, &reporter, interval, &everybody);
+        match line.beat(interval / 2).await {
             Ok(()) => failures.reset("heartbeat"),
             Err(error) => {
                 shared.outage.failed(Instant::now());
@@ -36,31 +71,65 @@ pub(crate) async fn run(shared: Arc<Shared>, reporter: Reporter) {
     }
 }
 
-/// Extends every lease that is older than `age`: a step that is shorter costs no heartbeat.
-async fn beat(shared: &Shared, age: Duration) -> Result<(), StoreError> {
-    let due = shared.held.due(Instant::now(), age);
-    for tokens in due.chunks(BATCH) {
-        let asked = Instant::now();
-        let mut conn = shared.pool.acquire().await?;
-        let extensions = pgmq_notify::extend_fenced(&mut conn, tokens, shared.lease()).await?;
-        drop(conn);
-        shared.outage.answered(Instant::now());
+/// The heartbeat's own line to the database.
+struct Line {
+    shared: Arc<Shared>,
+    conn: Option<PgConnection>,
+    used: Instant,
+}
+
+impl Line {
+    /// Extends every lease that is older than `age`: a step that is shorter costs no heartbeat.
+    async fn beat(&mut self, age: Duration) -> Result<(), StoreError> {
+        let due = self.shared.held.due(Instant::now(), age);
+        if due.is_empty() {
+            if self.used.elapsed() > IDLE {
+                self.conn = None;
+            }
+            return Ok(());
+        }
+        for tokens in due.chunks(BATCH) {
+            let asked = Instant::now();
+            let mut conn = self.open().await?;
+            let extending = pgmq_notify::extend_fenced(&mut conn, tokens, self.shared.lease());
+            // An answer that comes later than that is of no use.
+            let extended = tokio::time::timeout(self.shared.lease(), extending).await;
+            let extensions = extended.map_err(|_late| sqlx::Error::PoolTimedOut)??;
+            (self.conn, self.used) = (Some(conn), asked);
+            self.shared.outage.answered(Instant::now());
+            self.extended(tokens, extensions, asked);
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self) -> Result<PgConnection, StoreError> {
+        if let Some(conn) = self.conn.take() {
+            return Ok(conn);
+        }
+        let options = self.shared.pool.connect_options();
+        let options = (*options).clone().application_name("tasker heartbeat");
+        let opening = PgConnection::connect_with(&options);
+        let opened = tokio::time::timeout(self.shared.lease(), opening).await;
+        Ok(opened.map_err(|_late| sqlx::Error::PoolTimedOut)??)
+    }
+
+    fn extended(&self, tokens: &[Token], extensions: Vec<Extension>, asked: Instant) {
+        let Shared { held, metrics, .. } = &*self.shared;
         for (token, extension) in tokens.iter().zip(extensions) {
             match extension {
-                Extension::Extended => shared.held.extended(Key::of(token), asked),
-                Extension::Lost if shared.held.lost(Key::of(token)) => shared.metrics.heartbeats_lost.inc(),
+                Extension::Extended => held.extended(Key::of(token), asked),
+                Extension::Lost if held.lost(Key::of(token)) => metrics.heartbeats_lost.inc(),
                 // One that is gone because our own report was taken is no loss, and one that someone has locked at
                 // this moment is extended by the next heartbeat.
                 Extension::Lost | Extension::Skipped => {}
             }
         }
     }
-    Ok(())
 }
 
 /// A handler that blocks its thread can't be dropped at its timeout. It is reported as timed out, its lease ends with
 /// that, and only its slot stays taken until it comes back.
-fn give_up_hanging(shared: &Arc<Shared>, reporter: &Reporter, margin: Duration) {
+fn give_up_hanging(shared: &Arc<Shared>, reporter: &Reporter, margin: Duration, everybody: &Handle) {
     let now = Instant::now();
     for Overdue { claim, clock, running, publication } in shared.held.overdue(now, margin) {
         tracing::warn!(task = %claim.task, step = %claim.step, attempt = claim.attempt,
@@ -71,6 +140,6 @@ fn give_up_hanging(shared: &Arc<Shared>, reporter: &Reporter, margin: Duration) 
         let report = Report { claim, outcome, started_at, ended_at, worker: Arc::clone(&shared.id), events };
         // A full inbox must not hold up the heartbeat.
         let (shared, reporter) = (Arc::clone(shared), reporter.clone());
-        tokio::spawn(async move { reporter.report(&shared, report).await });
+        drop(everybody.spawn(async move { reporter.report(&shared, report).await }));
     }
 }

@@ -76,6 +76,8 @@ pub(crate) struct Stop {
     pub(crate) reports: CancellationToken,
     /// What can't be written at once is left.
     pub(crate) retries: CancellationToken,
+    /// No lease is extended any more.
+    pub(crate) beats: CancellationToken,
     /// Subscribers hear what they have, and no more comes.
     pub(crate) events: CancellationToken,
 }
@@ -252,12 +254,12 @@ impl Worker {
         };
         let reporter = Reporter::new(server, outbox);
         let (mut claiming, mut handed_over) = (JoinSet::new(), JoinSet::new());
-        let (mut reporting, mut beating, mut announcing) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        let (mut reporting, mut announcing) = (JoinSet::new(), JoinSet::new());
         claiming.spawn(dispatch::run(Arc::clone(&shared), reporter.clone()));
         handed_over.spawn(dispatch::run_handed_over(Arc::clone(&shared), reporter.clone(), claims));
         reporting.spawn(completion::run(Arc::clone(&shared), inbox));
         announcing.spawn(announce::run(Arc::clone(&shared)));
-        beating.spawn(heartbeat::run(Arc::clone(&shared), reporter));
+        let beating = heartbeat::start(Arc::clone(&shared), reporter).map_err(sqlx::Error::Io)?;
         let stop = &shared.stop.events;
         let listening = listeners.into_iter().map(|listener| events::listen(listener, stop.clone())).collect();
         Ok(RunningWorker { shared, claiming, handed_over, reporting, beating, announcing, listening })
@@ -271,7 +273,8 @@ pub struct RunningWorker {
     claiming: JoinSet<()>,
     handed_over: JoinSet<()>,
     reporting: JoinSet<()>,
-    beating: JoinSet<()>,
+    /// Cancelled once the heartbeat has ended.
+    beating: CancellationToken,
     announcing: JoinSet<()>,
     listening: JoinSet<()>,
 }
@@ -325,9 +328,10 @@ impl fmt::Debug for RunningWorker {
 
 impl Drop for RunningWorker {
     fn drop(&mut self) {
-        let Stop { claims, attempts, .. } = &self.shared.stop;
+        let Stop { claims, attempts, beats, .. } = &self.shared.stop;
         claims.cancel();
         attempts.cancel();
+        beats.cancel();
         self.shared.kept.end();
     }
 }
@@ -400,7 +404,8 @@ impl RunningWorker {
             }
         }
         drop(idle);
-        self.beating.shutdown().await;
+        stop.beats.cancel();
+        self.beating.cancelled().await;
         stop.events.cancel();
         if tokio::time::timeout(LAST_TRY, ended(&mut self.listening)).await.is_err() {
             tracing::warn!("subscribers were left; what they have not heard is lost");

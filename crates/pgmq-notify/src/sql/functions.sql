@@ -14,7 +14,7 @@
 --
 -- Queue tables grow and shrink between two ANALYZE runs, so their statistics are wrong most of the time. The
 -- functions therefore rule out plans that read a whole table or lose the order of their input. The operations of
--- the hot path (send, read, next_vt, pop, delete_fenced) have a function of their own for each queue, made with the queue: its
+-- the hot path (send, post, read, next_vt, pop, delete_fenced) have a function of their own for each queue, made with the queue: its
 -- plan is kept by the session, where a dynamic statement would be planned at each call, which costs more than running
 -- it. The rare operations are dynamic.
 --
@@ -50,6 +50,19 @@ BEGIN
             RETURN inserted;
         END $body$
         $query$, 'send_' || target, 'q_' || target, target);
+    -- Messages of no delay whose ids nobody needs beforehand.
+    EXECUTE format($query$
+        CREATE OR REPLACE FUNCTION pgmq_notify.%1$I(bodies text[], at timestamptz) RETURNS bigint LANGUAGE plpgsql AS $body$
+        DECLARE
+            inserted bigint;
+        BEGIN
+            INSERT INTO pgmq.%2$I (read_ct, enqueued_at, vt, message)
+            SELECT 0, at, at + (m.ord - cardinality(bodies)) * interval '1 microsecond', m.body::jsonb
+            FROM unnest(bodies) WITH ORDINALITY AS m(body, ord) ORDER BY m.ord;
+            GET DIAGNOSTICS inserted = ROW_COUNT;
+            RETURN inserted;
+        END $body$
+        $query$, 'post_' || target, 'q_' || target);
     EXECUTE format($query$
         CREATE OR REPLACE FUNCTION pgmq_notify.%1$I(lease_ms bigint, wanted int, at timestamptz)
         RETURNS TABLE (queue text, msg_id bigint, read_ct int, enqueued_at timestamptz, vt timestamptz, body text)
@@ -170,6 +183,7 @@ CREATE OR REPLACE FUNCTION pgmq_notify.send(
 ) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
+    targets text[];
     target text;
     inserted bigint;
     total bigint := 0;
@@ -178,7 +192,13 @@ BEGIN
         OR cardinality(delays_ms) <> cardinality(queues) OR cardinality(read_cts) <> cardinality(queues) THEN
         RAISE EXCEPTION 'arrays of different lengths' USING ERRCODE = 'array_subscript_error';
     END IF;
-    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
+    IF queues[1] = ALL (queues) THEN
+        -- Most often there is one. Finding that out by a query would cost as much as the rest of this function.
+        targets := queues[1:1];
+    ELSE
+        targets := ARRAY(SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q);
+    END IF;
+    FOREACH target IN ARRAY targets LOOP
         EXECUTE format('SELECT pgmq_notify.%I($1, $2, $3, $4, $5, $6)', 'send_' || target)
         INTO inserted USING queues, msg_ids, bodies, delays_ms, read_cts, clock_timestamp();
         total := total + inserted;
@@ -298,9 +318,15 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $function$
 DECLARE
+    targets text[];
     target text;
 BEGIN
-    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
+    IF queues[1] = ALL (queues) THEN
+        targets := queues[1:1];
+    ELSE
+        targets := ARRAY(SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q);
+    END IF;
+    FOREACH target IN ARRAY targets LOOP
         RETURN QUERY EXECUTE format('SELECT pgmq_notify.%I($1, $2, $3, $4)', 'delete_' || target)
         USING queues, msg_ids, read_cts, nonces;
     END LOOP;
