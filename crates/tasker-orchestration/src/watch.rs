@@ -88,6 +88,15 @@ impl Watch {
         asked
     }
 
+    /// The next of all tasks, from the place `from` on, which moves on.
+    fn page(&self, from: &mut usize) -> Vec<TaskId> {
+        let mut all: Vec<TaskId> = self.tasks.lock().expect("no panic while held").keys().copied().collect();
+        all.sort_unstable();
+        let first = if *from < all.len() { *from } else { 0 };
+        *from = all.len().min(first + LOOK_MAX);
+        all[first..*from].to_vec()
+    }
+
     /// Looks at the tasks that are waited for, until `stop`: soon at those that somebody asks for, and at all of them
     /// now and then.
     pub(crate) async fn look(self: Arc<Self>, pool: PgPool, stop: CancellationToken) {
@@ -100,12 +109,7 @@ impl Watch {
                 () = self.bell.notified() => self.asked(),
                 () = tokio::time::sleep_until(round) => {
                     round = Instant::now() + POLL;
-                    let mut all: Vec<TaskId> = self.tasks.lock().expect("no panic while held").keys().copied().collect();
-                    all.sort_unstable();
-                    from = if from >= all.len() { 0 } else { from };
-                    let page = all[from..all.len().min(from + LOOK_MAX)].to_vec();
-                    from += page.len();
-                    page
+                    self.page(&mut from)
                 }
             };
             if page.is_empty() {

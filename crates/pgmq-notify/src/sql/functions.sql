@@ -14,9 +14,9 @@
 --
 -- Queue tables grow and shrink between two ANALYZE runs, so their statistics are wrong most of the time. The
 -- functions therefore rule out plans that read a whole table or lose the order of their input. The operations of
--- the hot path (send, post, read, next_vt, pop, delete_fenced) have a function of their own for each queue, made with the queue: its
--- plan is kept by the session, where a dynamic statement would be planned at each call, which costs more than running
--- it. The rare operations are dynamic.
+-- the hot path (send, post, read, next_vt, pop, delete_fenced) have a function of their own for each queue, made with
+-- the queue: its plan is kept by the session, where a dynamic statement would be planned at each call, which costs more
+-- than running it. The rare operations are dynamic.
 --
 -- A line that ends in "-- last_read_at" is left out where PGMQ is too old to have that column.
 
@@ -52,7 +52,8 @@ BEGIN
         $query$, 'send_' || target, 'q_' || target, target);
     -- Messages of no delay whose ids nobody needs beforehand.
     EXECUTE format($query$
-        CREATE OR REPLACE FUNCTION pgmq_notify.%1$I(bodies text[], at timestamptz) RETURNS bigint LANGUAGE plpgsql AS $body$
+        CREATE OR REPLACE FUNCTION pgmq_notify.%1$I(bodies text[], at timestamptz) RETURNS bigint
+        LANGUAGE plpgsql AS $body$
         DECLARE
             inserted bigint;
         BEGIN

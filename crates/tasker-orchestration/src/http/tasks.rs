@@ -116,7 +116,8 @@ pub(super) async fn wait(
     watcher.ask();
     loop {
         if watcher.is_missing() {
-            return Ok(Json(api.answer(task).await?).into_response());
+            let refused = api.refused(task).await?;
+            return refused.map_or_else(|| Err(ApiError::not_found("task")), |answer| Ok(Json(answer).into_response()));
         }
         if watcher.ended().is_some() {
             let view = api.ended(task).await?;
