@@ -24,7 +24,7 @@ mod view;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -73,9 +73,9 @@ impl Api {
 
     /// A task that has ended, for one who waited: read together with others.
     async fn ended(&self, task: TaskId) -> Result<TaskView, ApiError> {
-        match self.answers.task(task).await {
-            Some(view) => Ok(view),
-            None => self.task(task).await,
+        match tokio::time::timeout(Duration::from_secs(1), self.answers.task(task)).await {
+            Ok(Some(view)) => Ok(view),
+            _ => self.task(task).await,
         }
     }
 

@@ -83,8 +83,6 @@ impl Watch {
         let mut asked = std::mem::take(&mut *self.asked.lock().expect("no panic while held"));
         let tasks = self.tasks.lock().expect("no panic while held");
         asked.retain(|task| tasks.get(task).is_some_and(|(sender, _)| *sender.borrow() == Seen::Nothing));
-        // Who finds no place is looked at with all the others.
-        asked.truncate(LOOK_MAX);
         asked
     }
 
@@ -140,8 +138,12 @@ impl Watcher {
 
     /// Has the task looked at soon, unless a commit in this process is told first.
     pub fn ask(&self) {
-        self.room.asked.lock().expect("no panic while held").push(self.task);
-        self.room.bell.notify_one();
+        let mut asked = self.room.asked.lock().expect("no panic while held");
+        // Who finds no place is looked at with all the others.
+        if asked.len() < LOOK_MAX {
+            asked.push(self.task);
+            self.room.bell.notify_one();
+        }
     }
 
     /// The state in which the task rests if that is terminal or blocked, as far as this process has seen.
@@ -189,7 +191,9 @@ impl crate::Engine {
                 () = watcher.changed() => {}
                 () = tokio::time::sleep_until(look_at.unwrap_or(end).min(end)) => {
                     if Instant::now() >= end {
-                        return None;
+                        let mut conn = self.pool().acquire().await.ok()?;
+                        let (_, _, state) = tasks::progress(&mut conn, &[task]).await.ok()?.first().copied()?;
+                        return state.rests().then_some(state);
                     }
                     watcher.ask();
                     look_at = None;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgPool};
 use tasker_shared::store;
 use tasker_shared::store::kept::Kept;
-use tasker_shared::testing::TestDatabase;
+use tasker_shared::testing::{TestDatabase, eventually};
 
 async fn pool(database: &TestDatabase, most: u32) -> PgPool {
     store::connect(&database.url, most, Duration::from_secs(5), 0).await.unwrap()
@@ -59,6 +59,37 @@ async fn a_connection_that_is_dropped_or_whose_place_has_ended_goes_back() {
     // Nothing is held any more, or this would wait for ever.
     tokio::time::timeout(Duration::from_mins(1), pool.close()).await.unwrap();
     assert!(kept.acquire().await.is_err());
+}
+
+#[tokio::test]
+async fn who_does_not_ask_any_more_keeps_nothing() {
+    let database = TestDatabase::empty().await;
+    let pool = pool(&database, 2).await;
+    let kept = Kept::new(pool.clone());
+    kept.acquire().await.unwrap().keep();
+    assert_eq!(pool.num_idle(), 0);
+    eventually("the connection is given back", async || pool.num_idle() == 1).await;
+    // It is kept again by whoever asks again.
+    kept.acquire().await.unwrap().keep();
+    assert_eq!(pool.num_idle(), 0);
+}
+
+#[test]
+fn it_ends_without_a_runtime_too() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (database, ended, dropped) = runtime.block_on(async {
+        let database = TestDatabase::empty().await;
+        let pool = pool(&database, 4).await;
+        let (ended, dropped) = (Kept::new(pool.clone()), Kept::new(pool));
+        ended.acquire().await.unwrap().keep();
+        dropped.acquire().await.unwrap().keep();
+        (database, ended, dropped)
+    });
+    runtime.shutdown_background();
+    ended.end();
+    drop(dropped);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { drop(database) });
 }
 
 #[tokio::test]

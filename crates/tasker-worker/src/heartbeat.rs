@@ -41,26 +41,35 @@ pub(crate) fn start(shared: Arc<Shared>, reporter: Reporter) -> io::Result<Cance
     std::thread::Builder::new().name("tasker-heartbeat".to_owned()).spawn(move || {
         let _at_end = at_end;
         let stop = shared.stop.beats.clone();
-        runtime.block_on(stop.run_until_cancelled(run(shared, reporter, everybody)));
+        runtime.block_on(stop.run_until_cancelled(async {
+            tokio::join!(look_after(&shared, &reporter, &everybody), beat(&shared));
+        }));
     })?;
     Ok(ended)
 }
 
-async fn run(shared: Arc<Shared>, reporter: Reporter, everybody: Handle) {
+/// Wakes a thread of the runtime, whatever the database does, and gives up handlers that hang.
+async fn look_after(shared: &Arc<Shared>, reporter: &Reporter, everybody: &Handle) {
     let interval = Duration::from_millis(shared.config.worker.heartbeat_ms);
-    let mut line = Line { shared: Arc::clone(&shared), conn: None, used: Instant::now() };
+    let mut next = Instant::now() + interval;
+    loop {
+        tokio::time::sleep(NUDGE.min(interval)).await;
+        drop(everybody.spawn(async {}));
+        if Instant::now() >= next {
+            next = Instant::now() + interval;
+            give_up_hanging(shared, reporter, interval, everybody);
+        }
+    }
+}
+
+async fn beat(shared: &Arc<Shared>) {
+    let interval = Duration::from_millis(shared.config.worker.heartbeat_ms);
+    let mut line = Line { shared: Arc::clone(shared), conn: None, used: Instant::now() };
     let mut next = Instant::now() + interval;
     let mut failures = Pause::default();
     loop {
-        tokio::time::sleep_until(next.min(Instant::now() + NUDGE).into()).await;
-        if !shared.held.is_empty() {
-            drop(everybody.spawn(async {}));
-        }
-        if Instant::now() < next {
-            continue;
-        }
+        tokio::time::sleep_until(next.into()).await;
         next = Instant::now() + interval;
-        give_up_hanging(&shared, &reporter, interval, &everybody);
         match line.beat(interval / 2).await {
             Ok(()) => failures.reset("heartbeat"),
             Err(error) => {
@@ -90,27 +99,38 @@ impl Line {
         }
         for tokens in due.chunks(BATCH) {
             let asked = Instant::now();
-            let mut conn = self.open().await?;
-            let extending = pgmq_notify::extend_fenced(&mut conn, tokens, self.shared.lease());
-            // An answer that comes later than that is of no use.
-            let extended = tokio::time::timeout(self.shared.lease(), extending).await;
-            let extensions = extended.map_err(|_late| sqlx::Error::PoolTimedOut)??;
-            (self.conn, self.used) = (Some(conn), asked);
+            // An answer that takes longer has to leave time for another try.
+            let patience = self.shared.lease() / 3;
+            let extending = tokio::time::timeout(patience, self.extend(tokens));
+            let extensions = extending.await.map_err(|_late| sqlx::Error::PoolTimedOut)??;
             self.shared.outage.answered(Instant::now());
             self.extended(tokens, extensions, asked);
         }
         Ok(())
     }
 
-    async fn open(&mut self) -> Result<PgConnection, StoreError> {
-        if let Some(conn) = self.conn.take() {
-            return Ok(conn);
-        }
+    /// Our connection is not there while it is in use: one that failed, or whose answer was not waited for, is gone.
+    async fn extend(&mut self, tokens: &[Token]) -> Result<Vec<Extension>, StoreError> {
+        let lease = self.shared.lease();
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => match self.open().await {
+                Ok(conn) => conn,
+                // A server that has no room for one more may still answer on those that are open.
+                Err(_full) => {
+                    let mut conn = self.shared.pool.acquire().await?;
+                    return Ok(pgmq_notify::extend_fenced(&mut conn, tokens, lease).await?);
+                }
+            },
+        };
+        let extensions = pgmq_notify::extend_fenced(&mut conn, tokens, lease).await?;
+        (self.conn, self.used) = (Some(conn), Instant::now());
+        Ok(extensions)
+    }
+
+    async fn open(&self) -> Result<PgConnection, sqlx::Error> {
         let options = self.shared.pool.connect_options();
-        let options = (*options).clone().application_name("tasker heartbeat");
-        let opening = PgConnection::connect_with(&options);
-        let opened = tokio::time::timeout(self.shared.lease(), opening).await;
-        Ok(opened.map_err(|_late| sqlx::Error::PoolTimedOut)??)
+        PgConnection::connect_with(&(*options).clone().application_name("tasker heartbeat")).await
     }
 
     fn extended(&self, tokens: &[Token], extensions: Vec<Extension>, asked: Instant) {

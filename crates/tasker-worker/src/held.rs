@@ -136,11 +136,6 @@ impl Held {
         self.lock().remove(&key);
     }
 
-    /// Whether there are no claims.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
     /// The claims whose lease is to be extended: not those that are younger than `age`. One whose report still waits
     /// to be written is among them.
     pub(crate) fn due(&self, now: Instant, age: Duration) -> Vec<Token> {

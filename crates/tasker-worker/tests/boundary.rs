@@ -348,6 +348,16 @@ fn a_stop_from_within_a_handler_ends_with_the_grace() {
 }
 
 #[test]
+fn a_worker_that_is_dropped_in_the_midst_of_a_step_ends_quietly() {
+    let side = Side::new(STEP);
+    side.task(json!({}));
+    let boundary = side.start(&[]);
+    step(&boundary);
+    // No runtime is entered here, as on a thread of another language; what the claim was made with is still kept.
+    drop(boundary);
+}
+
+#[test]
 fn a_start_that_can_not_be_is_refused() {
     let side = Side::new(STEP);
     let refused = |message: &str| Boundary::start(message).unwrap_err();

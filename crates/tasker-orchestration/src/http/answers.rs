@@ -15,8 +15,8 @@ use crate::engine::Engine;
 
 /// The most tasks of one question.
 const BATCH: usize = 64;
-/// Larger tasks are read by themselves, so that nobody waits for another one's thousands of steps.
-const STEPS_MAX: usize = 256;
+/// The most steps of one question. What is more is read alone, so that nobody waits for another one's thousands of steps.
+const STEPS_MAX: usize = 1_024;
 
 type Asked = (TaskId, oneshot::Sender<TaskView>);
 
@@ -62,7 +62,11 @@ async fn answer(
     let mut conn = database.acquire().await?;
     let ids: Vec<TaskId> = waiting.keys().copied().collect();
     let mut records = queries::tasks(&mut conn, &ids, engine.templates()).await?;
-    records.retain(|record| record.task.steps().len() <= STEPS_MAX);
+    let mut steps = 0;
+    records.retain(|record| {
+        steps += record.task.steps().len();
+        steps <= STEPS_MAX
+    });
     let ids: Vec<TaskId> = records.iter().map(|record| record.task.id()).collect();
     let mut attempts: HashMap<TaskId, Vec<LastAttempt>> = HashMap::new();
     for attempt in queries::last_attempts(&mut conn, &ids, None).await? {

@@ -116,8 +116,7 @@ pub(super) async fn wait(
     watcher.ask();
     loop {
         if watcher.is_missing() {
-            let refused = api.refused(task).await?;
-            return refused.map_or_else(|| Err(ApiError::not_found("task")), |answer| Ok(Json(answer).into_response()));
+            break;
         }
         if watcher.ended().is_some() {
             let view = api.ended(task).await?;
@@ -132,9 +131,9 @@ pub(super) async fn wait(
             () = api.shutdown.cancelled() => break,
         }
     }
-    let view = api.task(task).await?;
-    let status = if view.record.task.state().rests() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(view.response())).into_response())
+    let answer = api.answer(task).await?;
+    let status = if answer.status.rests() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(answer)).into_response())
 }
 
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(ListQuery),
