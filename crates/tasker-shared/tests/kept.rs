@@ -1,4 +1,4 @@
-//! Connections that are kept: the same one again, and never one that somebody else needs.
+//! Connections that are kept: the same one again, back to a pool that has no other, and from who does not ask any more.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

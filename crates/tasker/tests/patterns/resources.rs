@@ -165,7 +165,11 @@ async fn a_pause_takes_back_what_nobody_has_claimed() {
         let (before, passes) = (started.load(Ordering::SeqCst), gate.available_permits());
         gate.forget_permits(passes);
         let slots = bench.engine.config().worker.concurrency;
+        // All of them have come to their call before the first one is let through: only calls have tickets then.
+        set(bench, Settings { paused: Some(true), ..Settings::default() }).await;
         let tasks = create(bench, slots + 60).await;
+        eventually("all are held", async || usize::try_from(known(bench).await.held).unwrap() == slots + 60).await;
+        set(bench, Settings { paused: Some(false), ..Settings::default() }).await;
         eventually("every slot is taken", async || started.load(Ordering::SeqCst) - before == slots).await;
         set(bench, Settings { paused: Some(true), ..Settings::default() }).await;
         eventually("what nobody claimed is held", async || {

@@ -84,7 +84,8 @@ async fn says(client: &Client, what: &str) -> String {
     eventually(&format!("the server says of its database: {what}"), async || {
         let Ok(health) = client.detailed_health().await else { return false };
         said = health.checks["database"].message.clone().unwrap();
-        said == what && health.status == CheckStatus::Unhealthy
+        // What follows tells of the breaker, once that has opened.
+        said.starts_with(what) && health.status == CheckStatus::Unhealthy
     })
     .await;
     said
