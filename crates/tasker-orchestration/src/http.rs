@@ -28,9 +28,11 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use sqlx::PgConnection;
 use tasker_client::types::{ErrorBody, TaskResponse, TaskState};
-use tasker_lifecycle::{StepIndex, TaskId};
-use tasker_shared::store::{queries, refusals, tasks as stored};
+use tasker_lifecycle::{StepIndex, TaskId, Timestamp};
+use tasker_shared::store::queries::{LastAttempt, TaskRecord};
+use tasker_shared::store::{StoreError, queries, refusals, tasks as stored};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoResponses, OpenApi};
@@ -71,9 +73,10 @@ impl Api {
         self.task_with(task, None).await
     }
 
-    /// A task that has ended, for one who waited: read together with others.
+    /// A task that has ended, for one who waited: read together with others, where that is soon.
     async fn ended(&self, task: TaskId) -> Result<TaskView, ApiError> {
-        match tokio::time::timeout(Duration::from_secs(1), self.answers.task(task)).await {
+        const SOON: Duration = Duration::from_secs(1);
+        match tokio::time::timeout(SOON, self.answers.task(task)).await {
             Ok(Some(view)) => Ok(view),
             _ => self.task(task).await,
         }
@@ -85,7 +88,7 @@ impl Api {
         let record = queries::task(&mut conn, id, self.engine.templates()).await?;
         let record = record.ok_or_else(|| ApiError::not_found("task"))?;
         let attempts = queries::last_attempts(&mut conn, &[id], step).await?;
-        Ok(TaskView::read(&mut conn, record, attempts, self.engine.parts.now()).await?)
+        Ok(viewed(&mut conn, record, attempts, self.engine.parts.now()).await?)
     }
 
     /// The task, or what became of its request.
@@ -117,6 +120,18 @@ impl Api {
         let (_, seq, state) = found.into_iter().next().ok_or_else(|| ApiError::not_found("task"))?;
         Ok((seq, state))
     }
+}
+
+/// Reads what a view needs beside this: who holds the tickets, and what batches are called. Most tasks have neither.
+async fn viewed(
+    conn: &mut PgConnection,
+    record: TaskRecord,
+    attempts: Vec<LastAttempt>,
+    now: Timestamp,
+) -> Result<TaskView, StoreError> {
+    let tickets = queries::tickets(conn, &record).await?;
+    let names = StepNames::new(&record.task, &queries::batch_ids(conn, &record.task).await?);
+    Ok(TaskView::new(record, names, tickets, attempts, now))
 }
 
 /// Every refusal has the same body; its code says which it is.

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 const POLL: Duration = Duration::from_millis(250);
 /// The most tasks of one look.
 const LOOK_MAX: usize = 1_000;
-/// The rest after a look, in which those who ask for the next one gather.
-const REST: Duration = Duration::from_millis(10);
+/// The pause after a look, in which those who ask for the next one gather.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What was last seen of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl Watch {
                 }
             }
             // A look that failed is repeated by the next round; the actors tell of a database that is away.
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }

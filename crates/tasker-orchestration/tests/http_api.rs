@@ -169,28 +169,33 @@ async fn a_wait_ends_when_its_time_is_over() {
     server.stop().await;
 }
 
+/// Three who wait for each of these tasks.
+fn three_each(server: &Server, tasks: &[uuid::Uuid]) -> Vec<(uuid::Uuid, tokio::task::JoinHandle<Waited>)> {
+    let wait = |task: uuid::Uuid| {
+        let client = server.client.clone();
+        (task, tokio::spawn(async move { client.wait(task, None).await.unwrap() }))
+    };
+    tasks.iter().flat_map(|task| [*task; 3]).map(wait).collect()
+}
+
 #[tokio::test]
 async fn many_who_wait_are_told_of_their_own_task_each_also_where_several_wait_for_one() {
     let server = Server::start().await;
     server.register(ORDER).await.unwrap();
-    let mut waits = Vec::new();
+    let mut tasks = Vec::new();
     for _ in 0..20 {
-        let task = server.client.create_task(&order()).await.unwrap().task_uuid;
-        for _ in 0..3 {
-            let client = server.client.clone();
-            waits.push((task, tokio::spawn(async move { client.wait(task, None).await.unwrap() })));
-        }
+        tasks.push(server.client.create_task(&order()).await.unwrap().task_uuid);
     }
-    // Who comes when it has ended already is told as well.
-    let last = waits.last().unwrap().0;
-    server.work_until_settled(last, |_, _| success("7")).await;
+    let mut waits = three_each(&server, &tasks);
     while waits.iter().any(|(_, wait)| !wait.is_finished()) {
         server.work("shop", |_, _| success("7")).await;
     }
+    // These come when all have ended, and at once: one look tells them all, and few questions answer them.
+    waits.extend(three_each(&server, &tasks));
     for (task, wait) in waits {
         let Waited::Settled(told) = wait.await.unwrap() else { panic!("{task} has ended") };
         assert_eq!((told.task_uuid, told.status), (task, TaskState::Complete));
-        assert!(told.steps.iter().all(|step| step.results.is_some()), "{told:?}");
+        assert!(told.steps.iter().all(|step| step.task_uuid == task && step.results.is_some()), "{told:?}");
     }
     server.stop().await;
 }

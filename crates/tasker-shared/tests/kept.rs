@@ -10,7 +10,17 @@ use tasker_shared::store::kept::Kept;
 use tasker_shared::testing::{TestDatabase, eventually};
 
 async fn pool(database: &TestDatabase, most: u32) -> PgPool {
-    store::connect(&database.url, most, Duration::from_secs(5), 0).await.unwrap()
+    // Less than a connection may lie unused: what comes back only then comes too late for whoever waits.
+    store::connect(&database.url, most, Duration::from_millis(900), 0).await.unwrap()
+}
+
+/// A place whose connection was used once and is kept, with the process behind it.
+async fn kept(pool: &PgPool) -> (Kept, i32) {
+    let kept = Kept::new(pool.clone());
+    let mut conn = kept.acquire().await.unwrap();
+    let process = backend(&mut conn).await;
+    conn.keep();
+    (kept, process)
 }
 
 async fn backend(conn: &mut PgConnection) -> i32 {
@@ -21,10 +31,7 @@ async fn backend(conn: &mut PgConnection) -> i32 {
 async fn a_kept_connection_is_used_again_and_not_given_to_others() {
     let database = TestDatabase::empty().await;
     let pool = pool(&database, 3).await;
-    let kept = Kept::new(pool.clone());
-    let mut conn = kept.acquire().await.unwrap();
-    let first = backend(&mut conn).await;
-    conn.keep();
+    let (kept, first) = kept(&pool).await;
     let mut other = pool.acquire().await.unwrap();
     assert_ne!(backend(&mut other).await, first);
     for _ in 0..3 {
@@ -65,8 +72,7 @@ async fn a_connection_that_is_dropped_or_whose_place_has_ended_goes_back() {
 async fn who_does_not_ask_any_more_keeps_nothing() {
     let database = TestDatabase::empty().await;
     let pool = pool(&database, 2).await;
-    let kept = Kept::new(pool.clone());
-    kept.acquire().await.unwrap().keep();
+    let (kept, _) = kept(&pool).await;
     assert_eq!(pool.num_idle(), 0);
     eventually("the connection is given back", async || pool.num_idle() == 1).await;
     // It is kept again by whoever asks again.
@@ -80,9 +86,7 @@ fn it_ends_without_a_runtime_too() {
     let (database, ended, dropped) = runtime.block_on(async {
         let database = TestDatabase::empty().await;
         let pool = pool(&database, 4).await;
-        let (ended, dropped) = (Kept::new(pool.clone()), Kept::new(pool));
-        ended.acquire().await.unwrap().keep();
-        dropped.acquire().await.unwrap().keep();
+        let ((ended, _), (dropped, _)) = (kept(&pool).await, kept(&pool).await);
         (database, ended, dropped)
     });
     runtime.shutdown_background();
@@ -96,10 +100,7 @@ fn it_ends_without_a_runtime_too() {
 async fn a_connection_that_broke_is_replaced() {
     let database = TestDatabase::empty().await;
     let pool = pool(&database, 3).await;
-    let kept = Kept::new(pool.clone());
-    let mut conn = kept.acquire().await.unwrap();
-    let first = backend(&mut conn).await;
-    conn.keep();
+    let (kept, first) = kept(&pool).await;
     let mut other = pool.acquire().await.unwrap();
     sqlx::query("SELECT pg_terminate_backend($1)").bind(first).execute(&mut *other).await.unwrap();
     let mut conn = kept.acquire().await.unwrap();

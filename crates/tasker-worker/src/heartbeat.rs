@@ -23,9 +23,9 @@ use crate::worker::Shared;
 
 /// The most leases of one statement.
 const BATCH: usize = 1_000;
-/// How often a thread of the runtime is woken. The one that was to wait for the network and for timers may be blocked by a
+/// How often a thread of the runtime is stirred. The one that was to wait for the network and for timers may be blocked by a
 /// handler, and the others sleep until there is more to do than they know of.
-const NUDGE: Duration = Duration::from_millis(200);
+const STIR: Duration = Duration::from_millis(200);
 /// How long the connection is kept while nothing is to be extended.
 const IDLE: Duration = Duration::from_mins(1);
 
@@ -48,12 +48,12 @@ pub(crate) fn start(shared: Arc<Shared>, reporter: Reporter) -> io::Result<Cance
     Ok(ended)
 }
 
-/// Wakes a thread of the runtime, whatever the database does, and gives up handlers that hang.
+/// Stirs a thread of the runtime, whatever the database does, and gives up handlers that hang.
 async fn look_after(shared: &Arc<Shared>, reporter: &Reporter, everybody: &Handle) {
     let interval = Duration::from_millis(shared.config.worker.heartbeat_ms);
     let mut next = Instant::now() + interval;
     loop {
-        tokio::time::sleep(NUDGE.min(interval)).await;
+        tokio::time::sleep(STIR.min(interval)).await;
         drop(everybody.spawn(async {}));
         if Instant::now() >= next {
             next = Instant::now() + interval;

@@ -242,7 +242,7 @@ impl Worker {
     /// Starts claiming.
     ///
     /// # Errors
-    /// Where the database is away.
+    /// Where the database is away, or no thread can be had for the heartbeats.
     pub async fn start(self, server: Server) -> Result<RunningWorker, StoreError> {
         // The server's side of the channel counts; ours must not keep it open.
         let Self { shared, claims, listeners, local: _ } = self;
@@ -253,13 +253,14 @@ impl Worker {
             Server::Elsewhere => None,
         };
         let reporter = Reporter::new(server, outbox);
+        // Nothing is claimed whose lease nobody would extend.
+        let beating = heartbeat::start(Arc::clone(&shared), reporter.clone()).map_err(sqlx::Error::Io)?;
         let (mut claiming, mut handed_over) = (JoinSet::new(), JoinSet::new());
         let (mut reporting, mut announcing) = (JoinSet::new(), JoinSet::new());
         claiming.spawn(dispatch::run(Arc::clone(&shared), reporter.clone()));
-        handed_over.spawn(dispatch::run_handed_over(Arc::clone(&shared), reporter.clone(), claims));
+        handed_over.spawn(dispatch::run_handed_over(Arc::clone(&shared), reporter, claims));
         reporting.spawn(completion::run(Arc::clone(&shared), inbox));
         announcing.spawn(announce::run(Arc::clone(&shared)));
-        let beating = heartbeat::start(Arc::clone(&shared), reporter).map_err(sqlx::Error::Io)?;
         let stop = &shared.stop.events;
         let listening = listeners.into_iter().map(|listener| events::listen(listener, stop.clone())).collect();
         Ok(RunningWorker { shared, claiming, handed_over, reporting, beating, announcing, listening })

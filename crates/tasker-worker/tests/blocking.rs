@@ -3,13 +3,15 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::Connection;
 use support::Setup;
+use tasker_shared::testing::eventually;
 use tasker_worker::{HandlerRegistry, StepContext, StepOutcome};
 
 const STEP: &str = "
@@ -37,9 +39,16 @@ impl Gate {
     }
 
     async fn until_inside(&self, count: usize) {
-        while self.inside.load(Ordering::SeqCst) < count {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        eventually("they are inside", async || self.inside.load(Ordering::SeqCst) >= count).await;
+    }
+}
+
+/// Opens the gate also where the test fails, which could not end otherwise.
+struct Opened<'a>(&'a Gate);
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.0.open();
     }
 }
 
@@ -84,16 +93,21 @@ async fn handlers_that_block_every_thread_keep_their_leases() {
         tasks.push(setup.task(json!({"block": true}), Duration::ZERO).await);
     }
     let worker = setup.start(blocking(&gate)).await;
-    let rivals = aside(async || {
+    let claimable = aside(async || {
+        let _open = Opened(&gate);
         gate.until_inside(2).await;
-        tokio::time::sleep(3 * LEASE).await;
-        let visible = format!("SELECT count(*) FROM {} WHERE vt <= clock_timestamp()", setup.ticket_table());
         let mut conn = sqlx::PgConnection::connect(&setup.db.url).await.unwrap();
-        let visible: i64 = sqlx::query_scalar(&visible).fetch_one(&mut conn).await.unwrap();
-        gate.open();
-        visible
+        let first_end = format!("SELECT max(vt) FROM {}", setup.ticket_table());
+        let first_end: DateTime<Utc> = sqlx::query_scalar(&first_end).fetch_one(&mut conn).await.unwrap();
+        let over = "SELECT clock_timestamp() > $1";
+        eventually("the first leases would be over", async || {
+            sqlx::query_scalar(over).bind(first_end).fetch_one(&mut conn).await.unwrap()
+        })
+        .await;
+        let claimable = format!("SELECT count(*) FROM {} WHERE vt <= clock_timestamp()", setup.ticket_table());
+        sqlx::query_scalar::<_, i64>(&claimable).fetch_one(&mut conn).await.unwrap()
     });
-    assert_eq!(rivals, 0, "another worker could have claimed what handlers still run");
+    assert_eq!(claimable, 0, "another worker could have claimed what handlers still run");
     setup.until_attempts(4).await;
     for task in tasks {
         assert_eq!(setup.attempts(task).await, [(1, "success".to_owned(), None)]);
@@ -106,8 +120,8 @@ async fn a_handler_that_blocks_one_thread_leaves_the_others_to_the_rest() {
     let (setup, gate) = (setup().await, Arc::new(Gate::default()));
     setup.task(json!({"block": true}), Duration::ZERO).await;
     let worker = setup.start(blocking(&gate)).await;
-    let ended = AtomicBool::new(false);
     aside(async || {
+        let _open = Opened(&gate);
         gate.until_inside(1).await;
         let mut conn = sqlx::PgConnection::connect(&setup.db.url).await.unwrap();
         // A copy of the ticket is work enough: it is looked up, found to be none, and archived.
@@ -118,15 +132,10 @@ async fn a_handler_that_blocks_one_thread_leaves_the_others_to_the_rest() {
         );
         sqlx::query(&copy).execute(&mut conn).await.unwrap();
         let archived = format!("SELECT count(*) > 0 FROM pgmq.a_{}", setup.queue);
-        for _ in 0..2_000 {
-            if sqlx::query_scalar(&archived).fetch_one(&mut conn).await.unwrap() {
-                ended.store(true, Ordering::SeqCst);
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        gate.open();
+        eventually("something else is done while one handler blocks its thread", async || {
+            sqlx::query_scalar(&archived).fetch_one(&mut conn).await.unwrap()
+        })
+        .await;
     });
-    assert!(ended.into_inner(), "nothing else is done while one handler blocks its thread");
     worker.stop().await;
 }

@@ -353,8 +353,10 @@ fn a_worker_that_is_dropped_in_the_midst_of_a_step_ends_quietly() {
     side.task(json!({}));
     let boundary = side.start(&[]);
     step(&boundary);
-    // On a thread of another language no runtime is entered. What the claims were made with is kept by now, and still is.
-    std::thread::sleep(Duration::from_millis(200));
+    // Its next look has been answered, so that what claims are made with is kept. No runtime is entered on this thread.
+    let looked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
+                                 AND query LIKE '%pgmq_notify.read_shared%' AND pid <> pg_backend_pid())";
+    side.runtime.block_on(side.setup.until(looked));
     std::thread::spawn(move || drop(boundary)).join().unwrap();
 }
 

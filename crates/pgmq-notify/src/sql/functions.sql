@@ -22,6 +22,18 @@
 
 CREATE SCHEMA IF NOT EXISTS pgmq_notify;
 
+-- The different ones of these queues, in their order. Most often there is one, and a query that finds that out would cost
+-- as much as the rest of what its callers do.
+CREATE OR REPLACE FUNCTION pgmq_notify.different(queues text[]) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE AS $function$
+BEGIN
+    IF queues[1] = ALL (queues) THEN
+        RETURN queues[1:1];
+    END IF;
+    RETURN ARRAY(SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q);
+END
+$function$;
+
 -- Makes the functions of one queue.
 CREATE OR REPLACE FUNCTION pgmq_notify.compile(target text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
@@ -143,7 +155,7 @@ BEGIN
         RETURN 0;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('pgmq_notify.create_queues', 0));
-    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
+    FOREACH target IN ARRAY pgmq_notify.different(queues) LOOP
         IF to_regclass(format('pgmq.%I', 'q_' || target)) IS NOT NULL THEN
             PERFORM pgmq_notify.compile(target);
             CONTINUE;
@@ -184,7 +196,6 @@ CREATE OR REPLACE FUNCTION pgmq_notify.send(
 ) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
-    targets text[];
     target text;
     inserted bigint;
     total bigint := 0;
@@ -193,13 +204,7 @@ BEGIN
         OR cardinality(delays_ms) <> cardinality(queues) OR cardinality(read_cts) <> cardinality(queues) THEN
         RAISE EXCEPTION 'arrays of different lengths' USING ERRCODE = 'array_subscript_error';
     END IF;
-    IF queues[1] = ALL (queues) THEN
-        -- Most often there is one. Finding that out by a query would cost as much as the rest of this function.
-        targets := queues[1:1];
-    ELSE
-        targets := ARRAY(SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q);
-    END IF;
-    FOREACH target IN ARRAY targets LOOP
+    FOREACH target IN ARRAY pgmq_notify.different(queues) LOOP
         EXECUTE format('SELECT pgmq_notify.%I($1, $2, $3, $4, $5, $6)', 'send_' || target)
         INTO inserted USING queues, msg_ids, bodies, delays_ms, read_cts, clock_timestamp();
         total := total + inserted;
@@ -319,15 +324,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $function$
 DECLARE
-    targets text[];
     target text;
 BEGIN
-    IF queues[1] = ALL (queues) THEN
-        targets := queues[1:1];
-    ELSE
-        targets := ARRAY(SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q);
-    END IF;
-    FOREACH target IN ARRAY targets LOOP
+    FOREACH target IN ARRAY pgmq_notify.different(queues) LOOP
         RETURN QUERY EXECUTE format('SELECT pgmq_notify.%I($1, $2, $3, $4)', 'delete_' || target)
         USING queues, msg_ids, read_cts, nonces;
     END LOOP;
@@ -393,7 +392,7 @@ AS $function$
 DECLARE
     target text;
 BEGIN
-    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
+    FOREACH target IN ARRAY pgmq_notify.different(queues) LOOP
         RETURN QUERY EXECUTE format($query$
             UPDATE pgmq.%I AS m SET
                 read_ct = m.read_ct + 1,
@@ -420,7 +419,7 @@ AS $function$
 DECLARE
     target text;
 BEGIN
-    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
+    FOREACH target IN ARRAY pgmq_notify.different(queues) LOOP
         RETURN QUERY EXECUTE format($query$
             DELETE FROM pgmq.%I AS m
             USING (
@@ -443,7 +442,7 @@ AS $function$
 DECLARE
     target text;
 BEGIN
-    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
+    FOREACH target IN ARRAY pgmq_notify.different(queues) LOOP
         RETURN QUERY EXECUTE format($query$
             DELETE FROM pgmq.%I AS m
             USING (
@@ -500,7 +499,7 @@ DECLARE
     clamped bigint;
     total bigint := 0;
 BEGIN
-    FOR target IN SELECT DISTINCT q FROM unnest(queues) AS q ORDER BY q LOOP
+    FOREACH target IN ARRAY pgmq_notify.different(queues) LOOP
         EXECUTE format($query$
             WITH far AS MATERIALIZED (
                 SELECT msg_id FROM pgmq.%1$I

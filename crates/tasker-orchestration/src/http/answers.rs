@@ -2,7 +2,6 @@
 //! that end while it is asked.
 
 use std::collections::HashMap;
-use std::fmt;
 
 use tasker_lifecycle::TaskId;
 use tasker_shared::store::StoreError;
@@ -11,6 +10,7 @@ use tasker_shared::store::queries::{self, LastAttempt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::view::TaskView;
+use super::viewed;
 use crate::engine::Engine;
 
 /// The most tasks of one question.
@@ -21,14 +21,8 @@ const STEPS_MAX: usize = 1_024;
 type Asked = (TaskId, oneshot::Sender<TaskView>);
 
 /// Takes the questions. Its task ends with the last clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Answers(mpsc::Sender<Asked>);
-
-impl fmt::Debug for Answers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answers").finish_non_exhaustive()
-    }
-}
 
 impl Answers {
     pub(super) fn start(engine: Engine) -> Self {
@@ -75,7 +69,7 @@ async fn answer(
     for record in records {
         let id = record.task.id();
         let of_task = attempts.remove(&id).unwrap_or_default();
-        let view = TaskView::read(&mut conn, record, of_task, engine.parts.now()).await?;
+        let view = viewed(&mut conn, record, of_task, engine.parts.now()).await?;
         if let Some(reply) = waiting.remove(&id) {
             let _gone = reply.send(view);
         }

@@ -115,15 +115,14 @@ pub(super) async fn wait(
     let mut watcher = api.engine.watch().subscribe(task);
     watcher.ask();
     loop {
-        if watcher.is_missing() {
-            break;
-        }
-        if watcher.ended().is_some() {
-            let view = api.ended(task).await?;
-            if view.record.task.state().rests() {
-                return Ok(Json(view.response()).into_response());
-            }
-            // Another server has moved a blocked task on, which the watcher will be told.
+        let told = match watcher.ended() {
+            Some(_) => Some(api.ended(task).await?.response()),
+            None if watcher.is_missing() => Some(api.answer(task).await?),
+            None => None,
+        };
+        // Otherwise another server has made it, or moved it on, since it was looked at; the watcher will be told.
+        if let Some(answer) = told.filter(|answer| answer.status.rests()) {
+            return Ok(Json(answer).into_response());
         }
         tokio::select! {
             () = watcher.changed() => {}

@@ -1,9 +1,8 @@
-//! Answers from what was read: from records to the shapes of the contract.
+//! Answers from what was read: pure functions from records to the shapes of the contract.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use tasker_client::graph::Graph;
 use tasker_client::types::{
     ExecutionStatus, StepResponse, TaskHealth, TaskRefusal, TaskRequest, TaskResponse, TaskSummary, empty_object,
@@ -11,9 +10,9 @@ use tasker_client::types::{
 use tasker_lifecycle::{Event, Expansion, StepIndex, StepState, Task, TaskId, TaskState, Timestamp, decide};
 use tasker_shared::config::Limits;
 use tasker_shared::portable;
-use tasker_shared::store::queries::{self, LastAttempt, Summary, TaskRecord, Ticket};
+use tasker_shared::store::from_sql;
+use tasker_shared::store::queries::{LastAttempt, Summary, TaskRecord, Ticket};
 use tasker_shared::store::refusals::Refusal;
-use tasker_shared::store::{StoreError, from_sql};
 
 use super::names::StepNames;
 use crate::submit::Accepted;
@@ -29,19 +28,7 @@ pub(super) struct TaskView {
 }
 
 impl TaskView {
-    /// Reads what is missing: who holds its tickets, and what its batches are called. Most tasks have neither.
-    pub(super) async fn read(
-        conn: &mut PgConnection,
-        record: TaskRecord,
-        attempts: Vec<LastAttempt>,
-        now: Timestamp,
-    ) -> Result<Self, StoreError> {
-        let tickets = queries::tickets(conn, &record).await?;
-        let names = StepNames::new(&record.task, &queries::batch_ids(conn, &record.task).await?);
-        Ok(Self::new(record, names, tickets, attempts, now))
-    }
-
-    fn new(
+    pub(super) fn new(
         record: TaskRecord,
         names: StepNames,
         tickets: Vec<(StepIndex, Ticket)>,

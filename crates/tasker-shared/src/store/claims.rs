@@ -12,7 +12,7 @@ use tasker_lifecycle::{StepIndex, TaskId};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::tasks::hash;
+use super::tasks::{hash, range};
 use super::writes::step_column;
 use crate::messages::Claim;
 
@@ -118,6 +118,7 @@ pub async fn load(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec<Loade
     let nonces: Vec<Uuid> = claims.iter().map(|claim| claim.token.nonce).collect();
     // A copy of a ticket carries its nonce; only the message that the task row names is the ticket.
     let msg_ids: Vec<i64> = claims.iter().map(|claim| claim.token.msg_id).collect();
+    let (least, last) = range(&tasks);
     let rows = sqlx::query!(
         r#"SELECT u.ord AS "ord!", t.template_hash AS "template_hash?", t.ended_at IS NOT NULL AS "ended!",
                   coalesce(substr(t.steps, u.step + 1, 1) IN ('Q', 'W')
@@ -131,8 +132,8 @@ pub async fn load(conn: &mut PgConnection, claims: &[Claim]) -> Result<Vec<Loade
         &tasks,
         &steps,
         &nonces,
-        tasks.iter().min().copied().unwrap_or_default(),
-        tasks.iter().max().copied().unwrap_or_default(),
+        least,
+        last,
         &msg_ids
     )
     .fetch_all(conn)
@@ -205,9 +206,7 @@ pub async fn inputs(
 ) -> Result<Inputs, StoreError> {
     let context_tasks: Vec<Uuid> = contexts.iter().map(|task| task.uuid()).collect();
     let result_tasks: Vec<Uuid> = results.iter().map(|(task, _)| task.uuid()).collect();
-    // The range lets the executor open only the partitions of this batch.
-    let all = || context_tasks.iter().chain(&result_tasks).copied();
-    let (least, last) = (all().min().unwrap_or_default(), all().max().unwrap_or_default());
+    let (least, last) = range(context_tasks.iter().chain(&result_tasks));
     let result_steps: Vec<i32> = results.iter().map(|(_, step)| step_column(*step)).collect();
     let rows = sqlx::query!(
         r#"SELECT true AS "is_context!", u.ord AS "ord!", d.context::text AS "json!"

@@ -12,13 +12,12 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
 use tokio::runtime::Handle;
 
-/// How long one may rest. Who does not ask any more gives it back, so that the pool ends it when it is old or not needed.
-const REST: Duration = Duration::from_secs(1);
+/// How long one may lie unused. Who does not ask any more gives it back, so that the pool ends it when it is old or not needed.
+const UNUSED: Duration = Duration::from_secs(1);
 /// How long one is kept by somebody who goes on asking.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// Where the connection of one loop is kept. Clones share it.
-#[derive(Clone)]
+/// Where the connection of one loop is kept.
 pub struct Kept(Arc<Place>);
 
 struct Place {
@@ -31,7 +30,7 @@ struct Inner {
     spare: Option<Spare>,
     /// Nothing is kept any more.
     ended: bool,
-    /// Somebody looks whether the spare one rests for too long.
+    /// Somebody sees to it that the spare one does not lie unused for long.
     reaped: bool,
 }
 
@@ -99,16 +98,16 @@ fn give_back(spare: Option<Spare>) {
     }
 }
 
-/// Waits until the spare connection rests for too long, and gives it back.
+/// Waits until the spare connection has lain unused for too long, and gives it back.
 async fn reap(place: Weak<Place>) {
     loop {
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(UNUSED).await;
         let Some(place) = place.upgrade() else { return };
         let mut kept = place.lock();
-        if kept.spare.as_ref().is_some_and(|spare| spare.used.elapsed() < REST) {
+        if kept.spare.as_ref().is_some_and(|spare| spare.used.elapsed() < UNUSED) {
             continue;
         }
-        // One that is in use starts another look when it is kept again.
+        // One that is in use starts this again when it is kept.
         kept.reaped = false;
         let spare = kept.spare.take();
         drop(kept);

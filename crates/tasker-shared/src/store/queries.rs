@@ -16,7 +16,7 @@ use tasker_lifecycle::{Holder, StepIndex, StoredTask, Task, TaskId, TaskState};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::tasks::{hash, task_id};
+use super::tasks::{hash, range, task_id};
 use super::templates::Templates;
 use super::writes::step_column;
 use crate::messages::ticket_queue;
@@ -60,7 +60,8 @@ pub async fn tasks(
     ids: &[TaskId],
     templates: &Templates,
 ) -> Result<Vec<TaskRecord>, StoreError> {
-    let (uuids, least, last) = range(ids);
+    let uuids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+    let (least, last) = range(&uuids);
     let rows = sqlx::query!(
         r#"SELECT t.task_uuid, t.template_hash, t.priority, t.state, t.steps, t.sparse::text AS "sparse!", t.expansions,
                   t.updated_at, t.ended_at, d.context::text AS "context!", d.correlation_id, d.parent_correlation_id,
@@ -106,13 +107,6 @@ pub async fn task(
     templates: &Templates,
 ) -> Result<Option<TaskRecord>, StoreError> {
     Ok(tasks(conn, &[id], templates).await?.pop())
-}
-
-/// The ids of a batch with the least and the last of them, which let the executor open only the partitions between.
-fn range(ids: &[TaskId]) -> (Vec<Uuid>, Uuid, Uuid) {
-    let uuids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-    let (least, last) = (uuids.iter().min().copied(), uuids.iter().max().copied());
-    (uuids, least.unwrap_or_default(), last.unwrap_or_default())
 }
 
 /// What the ticket of a live step says.
@@ -220,7 +214,8 @@ pub async fn last_attempts(
     tasks: &[TaskId],
     step: Option<StepIndex>,
 ) -> Result<Vec<LastAttempt>, StoreError> {
-    let (uuids, least, last) = range(tasks);
+    let uuids: Vec<Uuid> = tasks.iter().map(|id| id.uuid()).collect();
+    let (least, last) = range(&uuids);
     let rows = sqlx::query!(
         r#"SELECT DISTINCT ON (a.task_uuid, a.step) a.task_uuid, a.step, a.retryable,
                   coalesce(a.started_at, a.claimed_at) AS started_at, a.ended_at, a.result::text AS result,

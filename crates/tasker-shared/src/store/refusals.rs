@@ -7,7 +7,7 @@ use tasker_lifecycle::TaskId;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::tasks::task_id;
+use super::tasks::{range, task_id};
 
 /// One of them.
 #[derive(Debug, Clone)]
@@ -68,13 +68,14 @@ pub async fn insert(conn: &mut PgConnection, refusals: &[Refusal]) -> Result<(),
 /// Where the database is away.
 pub async fn judged(conn: &mut PgConnection, tasks: &[TaskId]) -> Result<Vec<TaskId>, StoreError> {
     let uuids: Vec<Uuid> = tasks.iter().map(|task| task.uuid()).collect();
+    let (least, last) = range(&uuids);
     let there = sqlx::query_scalar!(
         r#"SELECT task_uuid AS "task_uuid!" FROM tasker.tasks
            WHERE task_uuid = ANY ($1) AND task_uuid BETWEEN $2 AND $3
            UNION ALL SELECT task_uuid FROM tasker.refused_requests WHERE task_uuid = ANY ($1)"#,
         &uuids,
-        uuids.iter().min().copied().unwrap_or_default(),
-        uuids.iter().max().copied().unwrap_or_default()
+        least,
+        last
     )
     .fetch_all(conn)
     .await?;

@@ -216,6 +216,12 @@ pub struct Details {
     pub options: Option<String>,
 }
 
+/// The least and the last id of a batch: between them a look-up has to open partitions. Nil where there are none.
+pub(super) fn range<'a>(ids: impl IntoIterator<Item = &'a Uuid> + Clone) -> (Uuid, Uuid) {
+    let (least, last) = (ids.clone().into_iter().min(), ids.into_iter().max());
+    (least.copied().unwrap_or_default(), last.copied().unwrap_or_default())
+}
+
 /// A uuid column as a task id.
 pub(super) fn task_id(uuid: Uuid) -> Result<TaskId, StoreError> {
     TaskId::try_from(uuid).map_err(|e| StoreError::Database(sqlx::Error::Decode(Box::new(e))))

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use tasker_lifecycle::{Cause, Decision, StepIndex, TaskId, TaskState, Timestamp};
 use uuid::Uuid;
 
-use super::tasks::{NewTask, Snapshot};
+use super::tasks::{NewTask, Snapshot, range};
 use super::{StoreError, dead_letters, due, to_sql};
 use crate::crash_point;
 use crate::follows;
@@ -185,6 +185,7 @@ impl Writes {
         processor: &str,
     ) -> Result<(), StoreError> {
         let t = TaskColumns::of(tasks);
+        let (least, last) = range(&t.uuids);
         let (h, a, q) = (&self.history, &self.attempts, TicketColumns::of(&self.tickets));
         crash_point::pass("advance.before_write").await?;
         let written = sqlx::query_file_scalar!(
@@ -223,8 +224,8 @@ impl Writes {
             &q.bodies,
             &q.delays,
             &q.read_cts,
-            t.uuids.iter().min().copied().unwrap_or_default(),
-            t.uuids.iter().max().copied().unwrap_or_default(),
+            least,
+            last,
             &t.expansions as &[Option<String>],
             &a.follows as &[Option<String>]
         )
