@@ -172,6 +172,7 @@ async fn faults_postgres_killed_under_load_loses_nothing_that_was_answered() {
 async fn faults_a_storm_loses_nothing() {
     let number = |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |n| n.parse().unwrap());
     let (least, seed) = (number("TASKER_STORM_FAULTS", 500), number("TASKER_STORM_SEED", rand::random()));
+    let least = usize::try_from(least).unwrap().max(Storm::EVERY_KIND);
     let folder = std::env::temp_dir().join(format!("tasker-storm-{:016x}", rand::random::<u64>()));
     let options = Options::new(&folder);
     let postgres = tokio::task::spawn_blocking(|| Embedded::start(options)).await.unwrap().unwrap();
@@ -181,7 +182,7 @@ async fn faults_a_storm_loses_nothing() {
     World::make_scarce(&clients[0]).await;
     let began = std::time::Instant::now();
     let mut tasks = 0;
-    while storm.count() < usize::try_from(least).unwrap() {
+    while storm.count() < least {
         let orders = support::orders(120, 10, Shape::mixed_and_limited);
         tasks += orders.len();
         let submitted = tokio::spawn(support::submit_all(clients.clone(), orders));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use tasker_client::Client;
 use tasker_shared::embedded::Embedded;
@@ -13,9 +14,29 @@ use super::{Process, World, free_address};
 /// Longer than a lease.
 const PAUSE: Duration = Duration::from_millis(2_200);
 
+#[derive(Clone, Copy)]
+enum Fault {
+    KillWorker,
+    PauseWorker,
+    KillServer,
+    KillPostgres,
+    EndConnection,
+}
+
+/// How often each comes in a hundred faults.
+const DECK: [(Fault, usize); 5] = [
+    (Fault::KillWorker, 12),
+    (Fault::PauseWorker, 6),
+    (Fault::KillServer, 6),
+    (Fault::KillPostgres, 1),
+    (Fault::EndConnection, 75),
+];
+
 /// The processes that the storm hits, and what it did to them.
 pub(crate) struct Storm {
     rng: StdRng,
+    /// What is still to come of a shuffled deck, so that the rarest comes as surely as the others.
+    deck: Vec<Fault>,
     servers: Vec<(String, Process)>,
     workers: Vec<Process>,
     paused: Vec<(Instant, Process)>,
@@ -25,6 +46,9 @@ pub(crate) struct Storm {
 }
 
 impl Storm {
+    /// After so many faults there was each kind.
+    pub(crate) const EVERY_KIND: usize = 100;
+
     /// Two servers and four workers on this server. The seed says which faults come in which order.
     pub(crate) async fn begin(world: &mut World, postgres: Embedded, seed: u64) -> (Self, Vec<Client>) {
         let (mut servers, mut clients) = (Vec::new(), Vec::new());
@@ -36,7 +60,7 @@ impl Storm {
         }
         let workers = (0..4).map(|_| world.worker(None)).collect();
         let (rng, paused, postgres) = (StdRng::seed_from_u64(seed), Vec::new(), Some(postgres));
-        (Self { rng, servers, workers, paused, postgres, faults: BTreeMap::new() }, clients)
+        (Self { rng, deck: Vec::new(), servers, workers, paused, postgres, faults: BTreeMap::new() }, clients)
     }
 
     /// How many faults there were.
@@ -48,14 +72,22 @@ impl Storm {
     pub(crate) async fn strike(&mut self, world: &mut World) {
         self.wake_paused();
         self.restart_ended(world);
-        let kind = match self.rng.random_range(0..100) {
-            0..12 => self.kill_worker(world),
-            12..18 => self.pause_worker(world),
-            18..24 => self.kill_server(world).await,
-            24 => self.kill_postgres().await,
-            _ => self.end_connection(world).await,
+        let kind = match self.draw() {
+            Fault::KillWorker => self.kill_worker(world),
+            Fault::PauseWorker => self.pause_worker(world),
+            Fault::KillServer => self.kill_server(world).await,
+            Fault::KillPostgres => self.kill_postgres().await,
+            Fault::EndConnection => self.end_connection(world).await,
         };
         *self.faults.entry(kind).or_default() += 1;
+    }
+
+    fn draw(&mut self) -> Fault {
+        if self.deck.is_empty() {
+            self.deck.extend(DECK.iter().flat_map(|&(fault, times)| std::iter::repeat_n(fault, times)));
+            self.deck.shuffle(&mut self.rng);
+        }
+        self.deck.pop().unwrap()
     }
 
     /// The last fault is over: whoever was paused goes on, and everybody runs.
