@@ -365,6 +365,24 @@ BEGIN
     RETURN id;
 END $$;
 
+CREATE FUNCTION tasker.take_expected(task_uuids uuid[], versions bigint[], queues text[], msg_ids bigint[], read_cts integer[], nonces uuid[]) RETURNS timestamp with time zone
+    LANGUAGE plpgsql
+    SET search_path TO 'tasker', 'pg_temp'
+    AS $$
+DECLARE
+    found bigint[];
+    taken integer;
+    reading timestamptz;
+BEGIN
+    SELECT array_agg(l.version ORDER BY l.task_uuid) FILTER (WHERE l.taken IS NULL), count(l.taken), max(l.at)
+    INTO found, taken, reading
+    FROM tasker.lock_and_take(task_uuids, queues, msg_ids, read_cts, nonces) l;
+    IF found IS DISTINCT FROM versions OR taken <> cardinality(msg_ids) THEN
+        RAISE EXCEPTION 'a task or a ticket is not as it was expected' USING ERRCODE = 'TK003';
+    END IF;
+    RETURN reading;
+END $$;
+
 CREATE FUNCTION tasker.take_results(qty integer) RETURNS TABLE(msg_id bigint, body text, task_uuid uuid, version bigint, step integer, attempt integer, nonce uuid, outcome text, retryable boolean, retry_after_ms bigint, follows text, at timestamp with time zone)
     LANGUAGE plpgsql
     SET search_path TO 'tasker', 'pg_temp'

@@ -60,6 +60,16 @@ pub(crate) trait Actor: Send + Sync + 'static {
         work: Work<'_, Self::Event>,
     ) -> impl Future<Output = Result<Handled<Self::After>, StoreError>> + Send;
 
+    /// Handles events by one statement, where what is known without asking is enough for that. The database may find
+    /// that it was not, and then has done nothing.
+    fn handle_at_once(
+        &self,
+        _conn: &mut impl Session,
+        _events: &[Self::Event],
+    ) -> impl Future<Output = Result<Option<Self::After>, StoreError>> + Send {
+        async { Ok(None) }
+    }
+
     /// The commit is known.
     fn committed(&self, after: Self::After, events: Vec<Self::Event>);
 
@@ -109,6 +119,22 @@ impl Signal for QueueSignal {
             self.timer.found();
         }
         self.until = Instant::now() + self.timer.idle();
+    }
+}
+
+/// Without a queue there is nothing to look for.
+impl Signal for Option<QueueSignal> {
+    async fn wait(&mut self) {
+        match self {
+            Some(signal) => signal.wait().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn looked(&mut self, found: bool, next: Option<Duration>) {
+        if let Some(signal) = self {
+            signal.looked(found, next);
+        }
     }
 }
 
@@ -276,10 +302,16 @@ impl<A: Actor, D: Database> Body<A, D> {
             Work::Inbox { events, .. } => events.len(),
             Work::Source(_) => 0,
         };
-        let mut tx = self.database.begin().await?;
-        let handled = self.actor.handle(&mut *tx, work).await?;
-        crash_point::pass("advance.before_commit").await?;
-        D::commit(tx).await?;
+        let handled = match self.at_once(&work).await? {
+            Some(after) => Handled { after, taken: 0, next: None },
+            None => {
+                let mut tx = self.database.begin().await?;
+                let handled = self.actor.handle(&mut *tx, work).await?;
+                crash_point::pass("advance.before_commit").await?;
+                D::commit(tx).await?;
+                handled
+            }
+        };
         self.parts.database.answered();
         crash_point::pass("advance.after_commit").await?;
         let size = size + handled.taken;
@@ -289,6 +321,21 @@ impl<A: Actor, D: Database> Body<A, D> {
             self.parts.metrics.commit_seconds.with_label_values(&[A::NAME]).observe(seconds);
         }
         Ok(handled)
+    }
+
+    /// After a try whose outcome is not known there is something to ask first.
+    async fn at_once(&self, work: &Work<'_, A::Event>) -> Result<Option<A::After>, StoreError> {
+        let Work::Inbox { events, again: false } = *work else { return Ok(None) };
+        let mut one = self.database.begin_one().await?;
+        crash_point::pass("advance.before_commit").await?;
+        match self.actor.handle_at_once(&mut *one, events).await {
+            Ok(after) => {
+                D::commit(one).await?;
+                Ok(after)
+            }
+            Err(StoreError::Overtaken) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn file(&self, error: &StoreError) -> Result<(), StoreError> {

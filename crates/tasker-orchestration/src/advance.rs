@@ -76,6 +76,11 @@ impl Advance {
         self.now
     }
 
+    /// Whether one statement writes what was decided so far.
+    pub(crate) fn is_one_statement(&self) -> bool {
+        self.writes.are_one_statement() && self.uses.is_empty()
+    }
+
     /// The snapshot of a task in this batch, as far as it was decided.
     pub(crate) fn snapshot(&self, task: TaskId) -> Option<&Snapshot> {
         self.by_id.get(&task).map(|at| &self.tasks[*at].snapshot)

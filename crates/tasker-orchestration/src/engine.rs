@@ -197,7 +197,7 @@ impl Engine {
                 let (sender, inbox) = mpsc::channel(config.actor.inbox);
                 let reads_queue = lane == 0;
                 let actor = ResultProcessor { parts: Arc::clone(&parts), reads_queue };
-                let signal = parts.queue_signal(STEP_RESULTS);
+                let signal = reads_queue.then(|| parts.queue_signal(STEP_RESULTS));
                 tasks.spawn(actor::run(actor, inbox, signal, Arc::clone(&parts), stop.clone()));
                 sender
             })

@@ -90,6 +90,14 @@ impl Actor for TaskRequests {
         }
     }
 
+    async fn handle_at_once(
+        &self,
+        conn: &mut impl Session,
+        events: &[Request],
+    ) -> Result<Option<Inserted>, StoreError> {
+        self.insert_at_once(conn, events).await
+    }
+
     fn committed(&self, inserted: Inserted, requests: Vec<Request>) {
         for (request, answer) in requests.into_iter().chain(inserted.submitted).zip(inserted.answers) {
             let Request { submission, id } = request;
@@ -144,14 +152,7 @@ impl TaskRequests {
             requests.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(r, _)| r).collect();
         let mut after = After::default();
         if !new.is_empty() {
-            let snapshots = new.iter().map(|request| first_snapshot(request)).collect();
-            let mut advance = Advance::new(self.parts.now(), snapshots);
-            for request in &new {
-                advance.event(request.id, &Event::Started).expect("a start always applies");
-            }
-            let said = new.iter().map(|r| (Arc::clone(&r.submission.context), r.submission.details.clone()));
-            let said = said.collect();
-            after = advance.insert(conn, &self.parts, said).await?;
+            after = self.start(&new).insert(conn, &self.parts, details(&new)).await?;
         }
         let answers = answers
             .into_iter()
@@ -159,6 +160,35 @@ impl TaskRequests {
             .map(|(answer, request)| answer.unwrap_or(Ok(Created { task: request.id, existed: false })))
             .collect();
         Ok(Inserted { after, answers, submitted: Vec::new() })
+    }
+
+    /// The same by one statement, where none has a key and none begins with a wait.
+    async fn insert_at_once(
+        &self,
+        conn: &mut impl Session,
+        requests: &[Request],
+    ) -> Result<Option<Inserted>, StoreError> {
+        if requests.iter().any(|request| request.submission.key.is_some()) {
+            return Ok(None);
+        }
+        let new: Vec<&Request> = requests.iter().collect();
+        let advance = self.start(&new);
+        if !advance.is_one_statement() {
+            return Ok(None);
+        }
+        let after = advance.insert(conn, &self.parts, details(&new)).await?;
+        let answers = new.iter().map(|request| Ok(Created { task: request.id, existed: false })).collect();
+        Ok(Some(Inserted { after, answers, submitted: Vec::new() }))
+    }
+
+    /// Decides on the starts of new tasks.
+    fn start(&self, new: &[&Request]) -> Advance {
+        let snapshots = new.iter().map(|request| first_snapshot(request)).collect();
+        let mut advance = Advance::new(self.parts.now(), snapshots);
+        for request in new {
+            advance.event(request.id, &Event::Started).expect("a start always applies");
+        }
+        advance
     }
 
     /// Answers the requests whose key somebody holds already.
@@ -191,6 +221,11 @@ impl TaskRequests {
         }
         Ok(())
     }
+}
+
+/// Input and details of new tasks.
+fn details(new: &[&Request]) -> Vec<(Arc<RawValue>, Details)> {
+    new.iter().map(|r| (Arc::clone(&r.submission.context), r.submission.details.clone())).collect()
 }
 
 fn first_snapshot(request: &Request) -> Snapshot {

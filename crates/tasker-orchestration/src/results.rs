@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tasker_lifecycle::{Event, Nonce, TaskId};
+use tasker_lifecycle::{Event, Nonce, Refused, TaskId};
 use tasker_shared::crash_point;
 use tasker_shared::events;
 use tasker_shared::messages::{Report, ReportedOutcome, STEP_RESULTS, Verdict};
 use tasker_shared::store::StoreError;
+use tasker_shared::store::tasks::Snapshot;
 
 use crate::actor::{Actor, Handled, Work};
 use crate::advance::{Advance, After, snapshots};
@@ -52,6 +53,10 @@ impl Actor for ResultProcessor {
         }
     }
 
+    async fn handle_at_once(&self, conn: &mut impl Session, events: &[Report]) -> Result<Option<Decided>, StoreError> {
+        self.reports_at_once(conn, events).await
+    }
+
     fn committed(&self, decided: Decided, reports: Vec<Report>) {
         let metrics = &self.parts.metrics;
         metrics.fences_refused.inc_by(decided.refused as u64);
@@ -92,36 +97,47 @@ impl Actor for ResultProcessor {
 impl ResultProcessor {
     /// Reports of the worker in this process.
     async fn reports(&self, conn: &mut impl Session, reports: &[Report]) -> Result<Decided, StoreError> {
-        let mut ids: Vec<TaskId> = reports.iter().map(|report| report.claim.task).collect();
-        ids.sort_unstable();
-        ids.dedup();
+        let ids = tasks_of(reports);
         let tokens: Vec<_> = reports.iter().map(|report| &report.claim.token).collect();
         let mut locked = conn.lock_and_take(&ids, &tokens).await?;
         crash_point::pass("advance.after_lock").await?;
         let snapshots = snapshots(conn, &self.parts, &locked.versions).await?;
         let mut advance = Advance::new(locked.now, snapshots);
-        // By task, so that the changes of one task share a history row; what was said first is decided first.
-        locked.taken.sort_by_key(|position| (reports[*position].claim.task, *position));
-        for position in &locked.taken {
-            let report = &reports[*position];
-            let claim = &report.claim;
-            let decided = advance.snapshot(claim.task).map_or(0, |snapshot| snapshot.task.attempts(claim.step));
-            advance.writes.attempt(report, decided);
-            let event = Event::Reported {
-                step: claim.step,
-                attempt: claim.attempt,
-                nonce: Nonce(claim.token.nonce),
-                outcome: report.outcome.for_lifecycle(),
-            };
-            if let Err(refused) = advance.event(claim.task, &event) {
-                tracing::warn!(task = %claim.task, %refused, "a report that never could apply is kept as an attempt only");
-            }
+        for (task, refused) in decide_on(&mut advance, reports, &mut locked.taken) {
+            tracing::warn!(%task, %refused, "a report that never could apply is kept as an attempt only");
         }
         let events = locked.taken.iter().flat_map(|position| &reports[*position].events);
         advance.publish(conn, &self.parts, events).await?;
         let refused = self.discard(conn, reports, &locked.taken).await?;
         let after = advance.write(conn, &self.parts).await?;
         Ok(Decided { after, accepted: locked.taken, refused })
+    }
+
+    /// The same by one statement, where the cache knows the tasks and each step's success makes only others ready. It is
+    /// decided before anything is locked; the statement sees to it that the tasks are still those that were decided on.
+    async fn reports_at_once(
+        &self,
+        conn: &mut impl Session,
+        reports: &[Report],
+    ) -> Result<Option<Decided>, StoreError> {
+        if !reports.iter().all(|report| matches!(report.outcome, ReportedOutcome::Success { .. })) {
+            return Ok(None);
+        }
+        let is_simple = |snapshot: &Snapshot| !snapshot.task.template().uses_resources;
+        let Some(snapshots) = self.parts.snapshots.take_all(&tasks_of(reports), is_simple) else { return Ok(None) };
+        let versions = snapshots.iter().map(|snapshot| (snapshot.task.id(), snapshot.version)).collect();
+        let mut advance = Advance::new(self.parts.now(), snapshots);
+        advance.writes.expect(&versions, reports.iter().map(|report| report.claim.token.clone()));
+        let mut accepted: Vec<usize> = (0..reports.len()).collect();
+        // What the cache has may be older than the steps that are reported on.
+        let refused = decide_on(&mut advance, reports, &mut accepted);
+        if !refused.is_empty() || !advance.is_one_statement() {
+            return Ok(None);
+        }
+        self.parts.metrics.cache_hits.inc_by(versions.len() as u64);
+        advance.publish(conn, &self.parts, reports.iter().flat_map(|report| &report.events)).await?;
+        let after = advance.write(conn, &self.parts).await?;
+        Ok(Some(Decided { after, accepted, refused: 0 }))
     }
 
     /// Reports whose ticket was not theirs any more.
@@ -169,4 +185,35 @@ impl ResultProcessor {
         let after = advance.write(conn, &self.parts).await?;
         Ok(Handled { after: Decided { after, ..Decided::default() }, taken, next: None })
     }
+}
+
+fn tasks_of(reports: &[Report]) -> Vec<TaskId> {
+    let mut ids: Vec<TaskId> = reports.iter().map(|report| report.claim.task).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// Decides on those of the reports that are accepted: by task, so that the changes of one task share a history row, and
+/// what was said first first. Answers what was refused.
+fn decide_on(advance: &mut Advance, reports: &[Report], accepted: &mut [usize]) -> Vec<(TaskId, Refused)> {
+    let mut all_refused = Vec::new();
+    accepted.sort_by_key(|position| (reports[*position].claim.task, *position));
+    for position in accepted {
+        let report = &reports[*position];
+        let claim = &report.claim;
+        let known = advance.snapshot(claim.task).filter(|snapshot| snapshot.task.step(claim.step).is_some());
+        let decided = known.map_or(0, |snapshot| snapshot.task.attempts(claim.step));
+        advance.writes.attempt(report, decided);
+        let event = Event::Reported {
+            step: claim.step,
+            attempt: claim.attempt,
+            nonce: Nonce(claim.token.nonce),
+            outcome: report.outcome.for_lifecycle(),
+        };
+        if let Err(refused) = advance.event(claim.task, &event) {
+            all_refused.push((claim.task, refused));
+        }
+    }
+    all_refused
 }

@@ -37,6 +37,9 @@ pub(crate) trait Database: Send + Sync {
     /// Begins a transaction.
     fn begin(&self) -> impl Future<Output = Result<Self::Open, StoreError>> + Send;
 
+    /// The same for one statement that writes, which may be committed as soon as it is done.
+    fn begin_one(&self) -> impl Future<Output = Result<Self::Open, StoreError>> + Send;
+
     /// Commits it. Where this fails it may have been committed all the same.
     fn commit(open: Self::Open) -> impl Future<Output = Result<(), StoreError>> + Send;
 
@@ -51,14 +54,22 @@ impl Database for Kept {
     type Open = Open;
 
     async fn begin(&self) -> Result<Self::Open, StoreError> {
-        let mut open = Open(Some(self.acquire().await?));
+        let mut open = self.begin_one().await?;
         PgTransactionManager::begin(&mut open, None).await?;
+        open.is_begun = true;
         Ok(open)
     }
 
+    /// A statement outside of a transaction is one.
+    async fn begin_one(&self) -> Result<Self::Open, StoreError> {
+        Ok(Open { conn: Some(self.acquire().await?), is_begun: false })
+    }
+
     async fn commit(mut open: Self::Open) -> Result<(), StoreError> {
-        PgTransactionManager::commit(&mut open).await?;
-        if let Some(conn) = open.0.take() {
+        if open.is_begun {
+            PgTransactionManager::commit(&mut open).await?;
+        }
+        if let Some(conn) = open.conn.take() {
             conn.keep();
         }
         Ok(())
@@ -66,25 +77,28 @@ impl Database for Kept {
 }
 
 /// A transaction on a connection that is kept where it is committed.
-pub(crate) struct Open(Option<InUse>);
+pub(crate) struct Open {
+    conn: Option<InUse>,
+    is_begun: bool,
+}
 
 impl Deref for Open {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.0.as_ref().expect("only a commit takes it out")
+        self.conn.as_ref().expect("only a commit takes it out")
     }
 }
 
 impl DerefMut for Open {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect("only a commit takes it out")
+        self.conn.as_mut().expect("only a commit takes it out")
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(conn) = &mut self.0 {
+        if let Some(conn) = self.conn.as_mut().filter(|_| self.is_begun) {
             PgTransactionManager::start_rollback(conn);
         }
     }

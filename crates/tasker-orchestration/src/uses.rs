@@ -119,6 +119,11 @@ impl Uses {
         }
     }
 
+    /// Whether nothing was noted and nobody asks.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.permits.is_empty() && self.seen.is_empty() && self.asked.is_empty()
+    }
+
     /// A step of this batch is held until there is room. Answers by what, as far as is known.
     pub(crate) fn ask(&mut self, task: &Task, step: StepIndex, nonce: Nonce) -> Option<ResourceKey> {
         let keys = keys(task, step);

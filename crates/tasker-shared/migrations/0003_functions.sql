@@ -27,6 +27,27 @@ BEGIN
     END IF;
 END $$;
 
+-- The same, where all of it is as it was expected: each task, in the order of their ids, at its version, and each ticket
+-- there. Answers the one clock reading of the batch. Where something is not as expected nothing is done, and TK003 says
+-- so.
+CREATE FUNCTION tasker.take_expected(task_uuids uuid[], versions bigint[], queues text[], msg_ids bigint[],
+                                     read_cts integer[], nonces uuid[])
+RETURNS timestamptz
+LANGUAGE plpgsql SET search_path = tasker, pg_temp AS $$
+DECLARE
+    found bigint[];
+    taken integer;
+    reading timestamptz;
+BEGIN
+    SELECT array_agg(l.version ORDER BY l.task_uuid) FILTER (WHERE l.taken IS NULL), count(l.taken), max(l.at)
+    INTO found, taken, reading
+    FROM tasker.lock_and_take(task_uuids, queues, msg_ids, read_cts, nonces) l;
+    IF found IS DISTINCT FROM versions OR taken <> cardinality(msg_ids) THEN
+        RAISE EXCEPTION 'a task or a ticket is not as it was expected' USING ERRCODE = 'TK003';
+    END IF;
+    RETURN reading;
+END $$;
+
 -- Takes result messages (by the queue's own function, whose plan is kept) until they name `qty` attempts, and locks
 -- their tasks. A message names one attempt, or up to eight in an array, and is taken whole. What is decided on is the
 -- stored attempt, never the message: what names no attempt comes back with a null outcome and the message's body.

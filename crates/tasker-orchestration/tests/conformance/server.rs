@@ -10,6 +10,7 @@ use tasker_lifecycle::template::Template;
 use tasker_lifecycle::{Event, StepIndex, StepState, Task, TaskId, TaskState};
 use tasker_shared::config::{Config, Environment};
 use tasker_shared::messages::Report;
+use tasker_shared::store::StoreError;
 use tasker_shared::store::queries::{self, HistoryRow};
 use tasker_shared::store::tasks::{self, Details, Snapshot};
 use tasker_shared::store::writes::ByHand;
@@ -163,6 +164,11 @@ impl Server {
         self.parts().snapshots.put(cached);
     }
 
+    /// Has in its cache what is stored.
+    pub(in crate::advance) fn remember(&self, stored: Snapshot) {
+        self.parts().snapshots.put(stored);
+    }
+
     /// How many snapshots came from the cache, and how many did not.
     pub(in crate::advance) fn cached(&self) -> (u64, u64) {
         let metrics = &self.parts().metrics;
@@ -189,12 +195,23 @@ fn by_hand() -> ByHand {
     ByHand { result: result.into(), metadata: None, by: "test".to_owned() }
 }
 
-/// What the actor's loop does with its inbox.
+/// What the actor's loop does with its inbox. What it does in one statement has a commit of its own here.
 async fn inbox<A: Actor>(actor: &A, parts: &Parts, events: Vec<A::Event>) {
     let mut tx = parts.pool.begin().await.unwrap();
-    let handled = actor.handle(&mut *tx, Work::Inbox { events: &events, again: false }).await.unwrap();
+    let at_once = match actor.handle_at_once(&mut *tx, &events).await {
+        Err(StoreError::Overtaken) => {
+            tx.rollback().await.unwrap();
+            tx = parts.pool.begin().await.unwrap();
+            None
+        }
+        handled => handled.unwrap(),
+    };
+    let after = match at_once {
+        Some(after) => after,
+        None => actor.handle(&mut *tx, Work::Inbox { events: &events, again: false }).await.unwrap().after,
+    };
     tx.commit().await.unwrap();
-    actor.committed(handled.after, events);
+    actor.committed(after, events);
 }
 
 pub(in crate::advance) async fn history(conn: &mut PgConnection, task: TaskId) -> Vec<HistoryRow> {

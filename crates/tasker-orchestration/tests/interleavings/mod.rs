@@ -34,12 +34,13 @@ async fn whatever_meets_a_report_leaves_a_whole_task() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_meets_a_report_here_or_a_cancel_leaves_a_whole_task() {
-    every_order(|one, _| matches!(one, Deed::ReportHere | Deed::Cancel)).await;
+    every_order(|one, _| matches!(one, Deed::ReportHere | Deed::ReportAtOnce | Deed::Cancel)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_else_meets_leaves_a_whole_task() {
-    every_order(|one, _| !matches!(one, Deed::Claim | Deed::Report | Deed::ReportHere | Deed::Cancel)).await;
+    let before = [Deed::Claim, Deed::Report, Deed::ReportHere, Deed::ReportAtOnce, Deed::Cancel];
+    every_order(|one, _| !before.contains(&one)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,6 +49,15 @@ async fn without_its_locks_and_fences_some_order_breaks_a_task() {
     let wrongs = [
         ("tasker.lock_and_take", "FOR NO KEY UPDATE", "", Deed::ReportHere, Deed::Decide, "it fails"),
         ("tasker.lock_and_take", "FOR NO KEY UPDATE", "", Deed::ReportHere, Deed::Cancel, "it fails"),
+        (
+            "tasker.take_expected",
+            "found IS DISTINCT FROM versions",
+            "false",
+            Deed::ReportAtOnce,
+            Deed::Decide,
+            "it fails",
+        ),
+        ("tasker.take_expected", "taken <> cardinality(msg_ids)", "false", Deed::Claim, Deed::ReportAtOnce, "I10"),
         ("tasker.take_results", "FOR NO KEY UPDATE", "", Deed::Cancel, Deed::Decide, "it fails"),
         (DELETE, "m.read_ct = token.read_ct", "true", Deed::Claim, Deed::Report, "I4"),
         (EXTEND, "m.read_ct = token.read_ct", "true", Deed::Claim, Deed::Heartbeat, "I4"),
@@ -131,7 +141,7 @@ impl Arena {
         let house = Server::start(&pool, 1 << 20).await;
         let template = template();
         house.register(&template).await;
-        let sides = [Side::new(&db.url, 1 << 20).await, Side::new(&db.url, 0).await];
+        let sides = [Side::new(&db.url).await, Side::new(&db.url).await];
         Self { house, pool, sides, template, db }
     }
 
@@ -250,9 +260,9 @@ impl Arena {
 }
 
 impl Side {
-    async fn new(url: &str, snapshot_bytes: usize) -> Self {
+    async fn new(url: &str) -> Self {
         let (gate, pool, pid) = Gate::connect(url).await;
-        let server = Arc::new(Server::start(&pool, snapshot_bytes).await);
+        let server = Arc::new(Server::start(&pool, 1 << 20).await);
         // Its first look makes partitions.
         server.look().await;
         Self { server, pool, gate, pid }

@@ -11,8 +11,9 @@ use tasker_lifecycle::template::{self, Template};
 use tasker_lifecycle::{Event, Follows, StepIndex, StepState, Task, TaskId, TaskState, Timestamp};
 use tasker_shared::messages::{Claim, Report, ReportedOutcome, StepFailure, Verdict, ticket_queue};
 use tasker_shared::store::claims::{self, Loaded};
+use tasker_shared::store::tasks::{self, Snapshot};
 use tasker_shared::store::templates::Templates;
-use tasker_shared::store::{checkpoints, reports, sweep, tasks};
+use tasker_shared::store::{checkpoints, reports, sweep};
 
 use crate::advance::conformance::server::{Server, history, history_folds, violations};
 
@@ -31,6 +32,8 @@ pub(super) enum Deed {
     Report,
     /// The same, in the server's process.
     ReportHere,
+    /// The same, and the server's cache has the task as it was before both.
+    ReportAtOnce,
     /// The worker that had `left` extends its lease.
     Heartbeat,
     /// The worker that had `left` stores a checkpoint.
@@ -47,10 +50,11 @@ pub(super) enum Deed {
 }
 
 impl Deed {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Claim,
         Self::Report,
         Self::ReportHere,
+        Self::ReportAtOnce,
         Self::Heartbeat,
         Self::Checkpoint,
         Self::Cancel,
@@ -90,6 +94,8 @@ pub(super) struct Scene {
     queue: QueueName,
     /// The claim of `left`, whose lease is over.
     left: Claim,
+    /// The task as it is before both.
+    before: Snapshot,
 }
 
 pub(super) fn template() -> Template {
@@ -117,7 +123,8 @@ impl Scene {
         for due in ["UPDATE tasker.due_times SET due_at = clock_timestamp()", REVEAL] {
             sqlx::query(due).execute(&mut *conn).await.unwrap();
         }
-        Self { task, template: template.clone(), queue, left }
+        let before = tasks::load(&mut conn, &[task], &Templates::default()).await.unwrap().remove(0);
+        Self { task, template: template.clone(), queue, left, before }
     }
 
     /// Does it, on the connection of `pool`, which is the server's too. What the product does in one statement
@@ -133,6 +140,10 @@ impl Scene {
                 return Told::Verdict(verdicts[0]);
             }
             Deed::ReportHere => server.report(vec![success(left.clone())]).await,
+            Deed::ReportAtOnce => {
+                server.remember(self.before.clone());
+                server.report(vec![success(left.clone())]).await;
+            }
             Deed::Heartbeat => {
                 let mut tx = pool.begin().await.unwrap();
                 let told = pgmq_notify::extend_fenced(&mut tx, std::slice::from_ref(&left.token), LEASE).await.unwrap();

@@ -46,7 +46,9 @@ fn history_folds(task: &Task, seq: i32, told: &[Told]) -> Result<(), Broken> {
         })?;
         state = row.to;
         for Moved { step, from, to, attempts } in row.moves.iter().copied() {
-            let folded = &mut steps[step.at()];
+            let Some(folded) = steps.get_mut(step.at()) else {
+                return Err(("I20", format!("{row:?} moves step {step}, which is none")));
+            };
             holds("I20", folded.0 == from, || format!("{row:?} moves step {step}, which is {}", folded.0))?;
             *folded = (to, attempts);
         }

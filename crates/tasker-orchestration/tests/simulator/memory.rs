@@ -24,7 +24,7 @@ use tasker_shared::store::resources::{Gate, HeldStep, Permit, ResourceKey};
 use tasker_shared::store::staleness::Stale;
 use tasker_shared::store::tasks::{Locked, NewTask, Snapshot, StoredResult};
 use tasker_shared::store::templates::{Resolved, Templates};
-use tasker_shared::store::writes::Writes;
+use tasker_shared::store::writes::{Expected, Writes};
 use tasker_shared::store::{StoreError, to_sql};
 use uuid::Uuid;
 
@@ -78,6 +78,10 @@ impl Database for Memory {
         turn().await;
         let id = self.with(World::next_transaction);
         Ok(Box::new(Open { memory: self.clone(), id, changes: Vec::new() }))
+    }
+
+    async fn begin_one(&self) -> Result<Box<Open>, StoreError> {
+        self.begin().await
     }
 
     async fn commit(mut open: Box<Open>) -> Result<(), StoreError> {
@@ -215,6 +219,26 @@ impl Open {
         Ok(verdicts)
     }
 
+    /// As `tasker.take_expected`.
+    async fn take_expected(&mut self, Expected { tasks, tokens }: &Expected) -> Result<(), StoreError> {
+        self.lock_tasks(tasks.keys().copied()).await;
+        let is_as_expected = |world: &World, id: &TaskId, version: i64| {
+            world.mutant == Some(Mutant::AnyVersionWillDo)
+                || world.tasks.get(id).is_some_and(|row| row.version == version)
+        };
+        if !self.with(|world| tasks.iter().all(|(id, version)| is_as_expected(world, id, *version))) {
+            self.with(|world| world.saw("a task was not as it was expected"));
+            return Err(StoreError::Overtaken);
+        }
+        let wanted: Vec<&Token> = tokens.iter().collect();
+        if self.delete(&wanted, World::is_current).await.len() < tokens.len() {
+            self.with(|world| world.saw("a ticket was not as it was expected"));
+            return Err(StoreError::Overtaken);
+        }
+        self.changes.extend(tokens.iter().cloned().map(Change::Accepted));
+        Ok(())
+    }
+
     async fn write_attempts(&mut self, attempts: Vec<(AttemptKey, super::world::Attempt)>) -> Result<(), StoreError> {
         for (key, attempt) in attempts {
             self.lock(Lock::Attempt(key)).await;
@@ -346,6 +370,7 @@ impl Session for Open {
     ) -> Result<(), StoreError> {
         self.statement("apply").await?;
         let who = self.memory.who;
+        self.take_expected(&writes.expected).await?;
         let rows = self.with(|world| {
             world.believed.extend(tasks.iter().map(|snapshot| ((who, snapshot.task.id()), snapshot.version)));
             tasks.iter().map(|snapshot| Change::Task(snapshot.task.id(), world.row(snapshot))).collect::<Vec<_>>()

@@ -48,13 +48,15 @@ enum Mutant {
 }
 
 /// What must have happened in the lives of one run.
-const EVERYTHING: [&str; 23] = [
+const EVERYTHING: [&str; 25] = [
     "a resource held a step",
     "a breaker opened",
     "a ticket was taken back",
     "a statement failed",
     "a commit that failed was not known to",
     "a commit that succeeded was not known to",
+    "a task was not as it was expected",
+    "a ticket was not as it was expected",
     "a server died",
     "a server died between two statements",
     "a worker died",

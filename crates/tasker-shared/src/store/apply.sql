@@ -1,10 +1,14 @@
--- One statement for a whole batch: task rows, history, attempts and tickets. The tasks are locked already.
-WITH advanced AS (
+-- One statement for a whole batch: task rows, history, attempts and tickets. The tasks are locked already, or else are
+-- locked, and their tickets deleted, before the first row is updated: no row of the join is complete without `taken`.
+WITH taken AS MATERIALIZED (
+    SELECT CASE WHEN cardinality($39::uuid[]) > 0 THEN tasker.take_expected($39, $40, $41, $42, $43, $44)
+                ELSE $7::timestamptz END AS at
+), advanced AS (
     UPDATE tasker.tasks AS t
     SET state = u.state, version = u.version, seq = u.seq, steps = u.steps, sparse = u.sparse::jsonb,
-        expansions = u.expansions, updated_at = $7,
-        ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled', 'resolved_manually') THEN $7::timestamptz END
-    FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $37::text[])
+        expansions = u.expansions, updated_at = taken.at,
+        ended_at = CASE WHEN u.state IN ('complete', 'error', 'cancelled', 'resolved_manually') THEN taken.at END
+    FROM taken, unnest($1::uuid[], $2::text[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $37::text[])
         AS u (id, state, version, seq, steps, sparse, expansions)
     -- The range lets the executor open only the partitions of this batch. Two plain bounds would make the planner think
     -- that few rows lie between them, and read all of them for each of ours: hence the form of the second.
@@ -12,8 +16,8 @@ WITH advanced AS (
     RETURNING t.task_uuid
 ), told AS (
     INSERT INTO tasker.history (task_uuid, seq, at, cause, processor, from_state, to_state, changes, detail)
-    SELECT h.id, h.seq, $7, h.cause, $8, h.from_state, h.to_state, h.changes, h.detail::json
-    FROM unnest($9::uuid[], $10::integer[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[])
+    SELECT h.id, h.seq, taken.at, h.cause, $8, h.from_state, h.to_state, h.changes, h.detail::json
+    FROM taken, unnest($9::uuid[], $10::integer[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[])
         AS h (id, seq, cause, from_state, to_state, changes, detail)
 ), tried AS (
     INSERT INTO tasker.attempts (task_uuid, step, attempt, nonce, outcome, retryable, retry_after_ms, worker,

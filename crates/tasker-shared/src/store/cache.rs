@@ -42,6 +42,19 @@ impl Snapshots {
         (snapshot.version == version).then_some(snapshot)
     }
 
+    /// Takes out the snapshots of all these tasks, at whatever version they are; none where one of them is missing or is
+    /// not wanted.
+    #[must_use]
+    pub fn take_all(&self, tasks: &[TaskId], is_wanted: impl Fn(&Snapshot) -> bool) -> Option<Vec<Snapshot>> {
+        let mut inner = self.inner.lock().expect("no panic while held");
+        if !tasks.iter().all(|task| inner.tasks.get(task).is_some_and(|(_, snapshot)| is_wanted(snapshot))) {
+            return None;
+        }
+        let taken: Vec<Snapshot> = tasks.iter().filter_map(|task| Some(inner.tasks.remove(task)?.1)).collect();
+        inner.bytes -= taken.iter().map(|snapshot| snapshot.task.weight()).sum::<usize>();
+        Some(taken)
+    }
+
     /// Puts a snapshot back after its commit is known.
     pub fn put(&self, snapshot: Snapshot) {
         let weight = snapshot.task.weight();

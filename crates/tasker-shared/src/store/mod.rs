@@ -56,6 +56,9 @@ pub enum StoreError {
         /// Rows that were.
         written: i64,
     },
+    /// A task or a ticket was not as it was expected: somebody else came first, and nothing was done.
+    #[error("a task or a ticket was not as it was expected")]
+    Overtaken,
     /// A test's injected failure.
     #[error(transparent)]
     Injected(#[from] crate::crash_point::Injected),
@@ -69,7 +72,7 @@ impl StoreError {
         match self {
             Self::Database(error) => is_transient(error),
             Self::Queue(error) => error.is_transient(),
-            Self::Injected(_) => true,
+            Self::Injected(_) | Self::Overtaken => true,
             Self::Corrupt(_) | Self::Template(_) | Self::Incomplete { .. } => false,
         }
     }
@@ -157,15 +160,21 @@ pub enum MigrateError {
     Migration(#[from] sqlx::migrate::MigrateError),
 }
 
-/// The database's clock minus ours, in microseconds.
+/// The database's clock minus ours, in microseconds: as the quickest of three answers says, since the first one may include
+/// that the statement is prepared, and half of the way is what the error can be.
 ///
 /// # Errors
 /// Where the database is away.
 pub async fn clock_offset(conn: &mut sqlx::PgConnection) -> Result<i64, StoreError> {
-    let before = Utc::now();
-    let there = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "at!""#).fetch_one(&mut *conn).await?;
-    let half = (Utc::now() - before) / 2;
-    Ok((there - (before + half)).num_microseconds().unwrap_or(0))
+    let mut quickest = None;
+    for _ in 0..3 {
+        let before = Utc::now();
+        let there = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "at!""#).fetch_one(&mut *conn).await?;
+        let way = Utc::now() - before;
+        let said = (way, there - (before + way / 2));
+        quickest = Some(quickest.map_or(said, |known: (_, _)| known.min(said)));
+    }
+    Ok(quickest.and_then(|(_, offset)| offset.num_microseconds()).unwrap_or(0))
 }
 
 /// The SQL form of a moment.

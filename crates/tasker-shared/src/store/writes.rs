@@ -1,7 +1,7 @@
 //! Everything that a batch writes, gathered in memory and written by a number of statements that does not
 //! depend on the batch's size.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -16,6 +16,9 @@ use super::{StoreError, dead_letters, due, to_sql};
 use crate::crash_point;
 use crate::follows;
 use crate::messages::{Report, ReportedOutcome};
+
+/// What the statement fails with where something is not as it was expected.
+const OVERTAKEN: &str = "TK003";
 
 /// A result that somebody supplied instead of a handler.
 #[derive(Debug, Clone)]
@@ -45,6 +48,17 @@ pub struct Writes {
     pub undue: Vec<(TaskId, StepIndex)>,
     /// Dead letter entries.
     pub dead: Vec<dead_letters::Filing>,
+    /// What is locked and deleted by the same statement that writes, where that was not done before.
+    pub expected: Expected,
+}
+
+/// Tasks that nobody has locked, as they are expected to be, and tickets that are expected to be there.
+#[derive(Debug, Default)]
+pub struct Expected {
+    /// The tasks, by id, with their versions.
+    pub tasks: BTreeMap<TaskId, i64>,
+    /// The tickets to delete.
+    pub tokens: Vec<Token>,
 }
 
 /// Columns of `tasker.history`.
@@ -166,6 +180,18 @@ impl Writes {
         self.dead.push(filing);
     }
 
+    /// Says what is to be as it is expected.
+    pub fn expect(&mut self, versions: &HashMap<TaskId, i64>, tokens: impl Iterator<Item = Token>) {
+        let tasks = versions.iter().map(|(task, version)| (*task, *version)).collect();
+        self.expected = Expected { tasks, tokens: tokens.collect() };
+    }
+
+    /// Whether one statement writes all of it.
+    #[must_use]
+    pub fn are_one_statement(&self) -> bool {
+        self.withdrawn.is_empty() && self.undue.is_empty() && self.due.is_empty() && self.dead.is_empty()
+    }
+
     /// Whether anything is to be written beside the tasks themselves.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -173,10 +199,11 @@ impl Writes {
         self.history.tasks.is_empty() && self.attempts.tasks.is_empty() && self.due.is_empty()
     }
 
-    /// Writes the tasks that changed and everything gathered here. The tasks must be locked.
+    /// Writes the tasks that changed and everything gathered here. The tasks must be locked, or expected.
     ///
     /// # Errors
-    /// Where the database refuses, or a task was not there any more.
+    /// [`StoreError::Overtaken`] where something is not as it was expected, and else where the database refuses, or a task
+    /// was not there any more.
     pub async fn apply(
         self,
         conn: &mut PgConnection,
@@ -187,6 +214,7 @@ impl Writes {
         let t = TaskColumns::of(tasks);
         let (least, last) = range(&t.uuids);
         let (h, a, q) = (&self.history, &self.attempts, TicketColumns::of(&self.tickets));
+        let e = ExpectedColumns::of(&self.expected);
         crash_point::pass("advance.before_write").await?;
         let written = sqlx::query_file_scalar!(
             "src/store/apply.sql",
@@ -227,10 +255,17 @@ impl Writes {
             least,
             last,
             &t.expansions as &[Option<String>],
-            &a.follows as &[Option<String>]
+            &a.follows as &[Option<String>],
+            &e.tasks,
+            &e.versions,
+            &e.queues as &[&str],
+            &e.msg_ids,
+            &e.read_cts,
+            &e.nonces
         )
         .fetch_one(&mut *conn)
-        .await?;
+        .await
+        .map_err(overtaken)?;
         if written != i64::try_from(tasks.len()).unwrap_or(i64::MAX) {
             return Err(StoreError::Incomplete { expected: tasks.len(), written });
         }
@@ -445,6 +480,36 @@ impl TicketColumns {
             delays: tickets.iter().map(|t| i64::try_from(t.delay.as_millis()).unwrap_or(i64::MAX)).collect(),
             read_cts: tickets.iter().map(|t| t.read_ct).collect(),
         }
+    }
+}
+
+/// The columns of what is expected.
+struct ExpectedColumns<'a> {
+    tasks: Vec<Uuid>,
+    versions: Vec<i64>,
+    queues: Vec<&'a str>,
+    msg_ids: Vec<i64>,
+    read_cts: Vec<i32>,
+    nonces: Vec<Uuid>,
+}
+
+impl<'a> ExpectedColumns<'a> {
+    fn of(Expected { tasks, tokens }: &'a Expected) -> Self {
+        Self {
+            tasks: tasks.keys().map(|task| task.uuid()).collect(),
+            versions: tasks.values().copied().collect(),
+            queues: tokens.iter().map(|token| token.queue.as_str()).collect(),
+            msg_ids: tokens.iter().map(|token| token.msg_id).collect(),
+            read_cts: tokens.iter().map(|token| token.read_ct).collect(),
+            nonces: tokens.iter().map(|token| token.nonce).collect(),
+        }
+    }
+}
+
+fn overtaken(error: sqlx::Error) -> StoreError {
+    match error {
+        sqlx::Error::Database(error) if error.code().as_deref() == Some(OVERTAKEN) => StoreError::Overtaken,
+        error => error.into(),
     }
 }
 

@@ -158,11 +158,11 @@ impl Bench {
         serde_json::from_str(&json).unwrap()
     }
 
-    /// Every stored attempt, for messages.
+    /// Every stored attempt, by step.
     pub(crate) async fn attempts(&self, task: TaskId) -> Vec<String> {
         let rows = sqlx::query_scalar(
             "SELECT format('%s@%s %s %s %s', step, attempt, outcome, result, error) FROM tasker.attempts
-             WHERE task_uuid = $1 ORDER BY ended_at",
+             WHERE task_uuid = $1 ORDER BY step, attempt",
         );
         rows.bind(task.uuid()).fetch_all(&self.pool).await.unwrap()
     }
