@@ -198,7 +198,7 @@ async fn faults_a_storm_loses_nothing() {
     let successes = world.successes().await;
     println!("seed {seed}: {tasks} tasks, {:?} after {:?}: {seen:?}, {successes:?}", storm.faults, began.elapsed());
     assert_eq!(successes.len(), world.others.len() + 1, "every language took part");
-    assert_eq!(storm.faults.len(), 5, "every kind of fault was seen: {:?}", storm.faults);
+    assert_eq!(storm.faults.len(), 6, "every kind of fault was seen: {:?}", storm.faults);
     assert!(seen.lost > 0 && seen.begun_again > 0, "nothing was hit: {seen:?}");
     assert!(seen.refused > 0, "no fence was needed: {seen:?}");
     world.pool.close().await;

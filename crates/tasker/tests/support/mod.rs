@@ -109,9 +109,11 @@ impl World {
         (process, client)
     }
 
-    /// A server at this address, which may not be ready for a while.
-    pub(crate) fn server_unready(&mut self, address: &str) -> Process {
-        self.start("server", &[("TASKER_WEB_BIND_ADDRESS", address)])
+    /// A server at this address, which may not be ready for a while: `server`, or `dev` with a worker of its own.
+    pub(crate) fn server_unready(&mut self, role: &str, address: &str) -> Process {
+        let process = self.start(role, &[("TASKER_WEB_BIND_ADDRESS", address)]);
+        self.languages.insert(i64::from(process.id()), "rust".to_owned());
+        process
     }
 
     /// A worker, which may not be ready yet.

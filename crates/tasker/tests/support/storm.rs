@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use tasker_client::Client;
 use tasker_shared::embedded::Embedded;
 
-use super::{Process, World, free_address};
+use super::{Process, World, eventually, free_address};
 
 /// Longer than a lease.
 const PAUSE: Duration = Duration::from_millis(2_200);
@@ -19,17 +19,19 @@ enum Fault {
     KillWorker,
     PauseWorker,
     KillServer,
+    PauseServer,
     KillPostgres,
     EndConnection,
 }
 
 /// How often each comes in a hundred faults.
-const DECK: [(Fault, usize); 5] = [
+const DECK: [(Fault, usize); 6] = [
     (Fault::KillWorker, 12),
     (Fault::PauseWorker, 6),
     (Fault::KillServer, 6),
+    (Fault::PauseServer, 3),
     (Fault::KillPostgres, 1),
-    (Fault::EndConnection, 75),
+    (Fault::EndConnection, 72),
 ];
 
 /// The processes that the storm hits, and what it did to them.
@@ -37,7 +39,7 @@ pub(crate) struct Storm {
     rng: StdRng,
     /// What is still to come of a shuffled deck, so that the rarest comes as surely as the others.
     deck: Vec<Fault>,
-    servers: Vec<(String, Process)>,
+    servers: Vec<Server>,
     workers: Vec<Process>,
     paused: Vec<(Instant, Process)>,
     postgres: Option<Embedded>,
@@ -45,17 +47,27 @@ pub(crate) struct Storm {
     pub(crate) faults: BTreeMap<&'static str, usize>,
 }
 
+struct Server {
+    role: &'static str,
+    address: String,
+    process: Process,
+    paused: Option<Instant>,
+}
+
 impl Storm {
     /// After so many faults there was each kind.
     pub(crate) const EVERY_KIND: usize = 100;
 
-    /// Two servers and four workers on this server. The seed says which faults come in which order.
+    /// Two servers, one with a worker of its own, and four workers on this PostgreSQL. The seed says which faults come in
+    /// which order.
     pub(crate) async fn begin(world: &mut World, postgres: Embedded, seed: u64) -> (Self, Vec<Client>) {
         let (mut servers, mut clients) = (Vec::new(), Vec::new());
-        for _ in 0..2 {
+        for role in ["server", "dev"] {
             let address = free_address();
-            let (process, client) = world.server_at(&address, None).await;
-            servers.push((address, process));
+            let process = world.server_unready(role, &address);
+            let client = Client::new(&format!("http://{address}")).unwrap();
+            eventually("the server answers", async || client.health().await.is_ok()).await;
+            servers.push(Server { role, address, process, paused: None });
             clients.push(client);
         }
         let workers = (0..4).map(|_| world.worker(None)).collect();
@@ -75,7 +87,8 @@ impl Storm {
         let kind = match self.draw() {
             Fault::KillWorker => self.kill_worker(world),
             Fault::PauseWorker => self.pause_worker(world),
-            Fault::KillServer => self.kill_server(world).await,
+            Fault::KillServer => self.kill_server(world),
+            Fault::PauseServer => self.pause_server(),
             Fault::KillPostgres => self.kill_postgres().await,
             Fault::EndConnection => self.end_connection(world).await,
         };
@@ -97,6 +110,11 @@ impl Storm {
             process.resume();
             self.workers.push(process);
         }
+        for server in &mut self.servers {
+            if server.paused.take().is_some() {
+                server.process.resume();
+            }
+        }
     }
 
     /// Stops PostgreSQL; the processes are gone before.
@@ -113,9 +131,9 @@ impl Storm {
                 *worker = world.worker(None);
             }
         }
-        for (address, server) in &mut self.servers {
-            if server.has_ended() {
-                *server = world.server_unready(address);
+        for server in &mut self.servers {
+            if server.process.has_ended() {
+                server.process = world.server_unready(server.role, &server.address);
             }
         }
     }
@@ -137,6 +155,11 @@ impl Storm {
     /// A paused worker that goes on finds its leases lost; it reports all the same, and is killed with the next fault
     /// that hits it.
     fn wake_paused(&mut self) {
+        for server in &mut self.servers {
+            if server.paused.take_if(|since| since.elapsed() > PAUSE).is_some() {
+                server.process.resume();
+            }
+        }
         let (over, still): (Vec<_>, Vec<_>) = self.paused.drain(..).partition(|(since, _)| since.elapsed() > PAUSE);
         self.paused = still;
         for (_, process) in over {
@@ -147,14 +170,23 @@ impl Storm {
         }
     }
 
-    async fn kill_server(&mut self, world: &mut World) -> &'static str {
+    fn kill_server(&mut self, world: &mut World) -> &'static str {
         let at = self.rng.random_range(0..self.servers.len());
-        let (address, process) = self.servers.swap_remove(at);
+        let Server { role, address, process, .. } = self.servers.swap_remove(at);
         drop(process);
         // It need not be ready: PostgreSQL may be away. The clients ask until somebody answers.
-        let process = world.server_unready(&address);
-        self.servers.push((address, process));
+        let process = world.server_unready(role, &address);
+        self.servers.push(Server { role, address, process, paused: None });
         "server killed"
+    }
+
+    /// The one with a worker finds the leases of that worker lost when it goes on.
+    fn pause_server(&mut self) -> &'static str {
+        let at = self.rng.random_range(0..self.servers.len());
+        let server = &mut self.servers[at];
+        server.process.pause();
+        server.paused = Some(Instant::now());
+        "server paused"
     }
 
     async fn kill_postgres(&mut self) -> &'static str {
