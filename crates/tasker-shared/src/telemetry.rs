@@ -2,7 +2,9 @@
 //!
 //! Deliberately absent: a global registry. Who counts holds a [`Metrics`], so tests see their own numbers only.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -20,11 +22,27 @@ pub fn init(telemetry: &Telemetry) -> bool {
     let filter = EnvFilter::try_new(&telemetry.log).unwrap_or_else(|_| EnvFilter::new("info"));
     // PostgreSQL's notices ("already exists, skipping") are about our own idempotent set-up.
     let filter = filter.add_directive("sqlx::postgres::notice=warn".parse().expect("a valid directive"));
-    let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let colours = io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Unlocked).with_ansi(colours);
     match telemetry.log_format {
         LogFormat::Text => lines.try_init().is_ok(),
         LogFormat::Json => lines.json().flatten_event(true).try_init().is_ok(),
+    }
+}
+
+/// Standard error without the lock that Rust keeps around it: in a process that was forked while another thread held that
+/// lock, the first line would wait for ever. A line is one write, so lines stay whole.
+struct Unlocked;
+
+impl io::Write for Unlocked {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Looked up each time: the host may put another file in its place.
+        let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        (&stderr).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

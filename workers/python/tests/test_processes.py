@@ -92,6 +92,59 @@ def test_the_worker_in_a_process_refuses_what_makes_no_sense(server, tmp_path):
     assert os.path.exists(program)
 
 
+def test_a_fork_while_a_line_is_logged_leaves_the_child_able_to_work(server, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(FORKED_WHILE_LOGGING)
+    more = {"DATABASE_URL": server.database_url}
+    ran = subprocess.run([sys.executable, str(program)], env=environment(**more), stdout=subprocess.PIPE, timeout=120)
+    assert (ran.returncode, ran.stdout.split()) == (0, [b"0"])
+
+
+# Its standard error is a full pipe, so that the worker's first line stays where it is being written.
+FORKED_WHILE_LOGGING = """
+import os, pathlib, signal, threading, time
+from tasker_core import HandlerRegistry, bootstrap_worker, stop_worker
+from tasker_core.step_handler.functional import step_handler
+
+@step_handler("flows.single")
+def single(context):
+    pass
+
+def is_stuck():
+    calls = pathlib.Path("/proc/self/task").glob("*/wchan")
+    return any("pipe" in call.read_text() for call in calls)
+
+registry = HandlerRegistry()
+registry.register(single)
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+for size in (4096, 1):
+    try:
+        while True:
+            os.write(writer, b"x" * size)
+    except BlockingIOError:
+        pass
+os.set_blocking(writer, True)
+os.dup2(writer, 2)
+bootstrap_worker(registry)
+# Where the kernel does not tell, it is by then.
+for _ in range(100):
+    if is_stuck():
+        break
+    time.sleep(0.1)
+child = os.fork()
+if child == 0:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    signal.alarm(40)
+    bootstrap_worker(registry)
+    time.sleep(0.5)
+    stop_worker()
+    os._exit(0)
+print(os.waitpid(child, 0)[1], flush=True)
+threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(reader, 4096), b"")], daemon=True).start()
+stop_worker()
+"""
+
 PROGRAM = """
 import json, os, sys, threading
 import tasker_core
