@@ -4,6 +4,7 @@
 //! transaction opened in here, and any state but the snapshot cache, which is only a cache.
 
 use chrono::{DateTime, Utc};
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tasker_lifecycle::{CorruptTask, Timestamp};
 
@@ -93,6 +94,9 @@ fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
+/// A connection that was used so short a time ago is given away without being tried.
+const TRUSTED: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A pool whose plans are pinned: every hot statement joins a batch of known size to tables by their
 /// keys, so hash joins and scans are always the wrong choice, and a generic plan is always the right one.
 ///
@@ -123,6 +127,8 @@ pub async fn connect(
         .max_connections(max_connections)
         .acquire_timeout(acquire_timeout)
         .test_before_acquire(false)
+        // One that has lain there may be of a server that is gone: whoever gets it would be told that the database is away.
+        .before_acquire(|conn, meta| Box::pin(async move { Ok(meta.idle_for < TRUSTED || conn.ping().await.is_ok()) }))
         .connect_with(options)
         .await
 }
