@@ -333,7 +333,10 @@ impl<A: Actor, D: Database> Body<A, D> {
                 D::commit(one).await?;
                 Ok(after)
             }
-            Err(StoreError::Overtaken) => Ok(None),
+            Err(StoreError::Overtaken) => {
+                self.parts.metrics.transaction_retries.with_label_values(&[A::NAME]).inc();
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -90,12 +90,23 @@ impl Actor for TaskRequests {
         }
     }
 
+    /// Where none has a key and none begins with a wait.
     async fn handle_at_once(
         &self,
         conn: &mut impl Session,
-        events: &[Request],
+        requests: &[Request],
     ) -> Result<Option<Inserted>, StoreError> {
-        self.insert_at_once(conn, events).await
+        if requests.iter().any(|request| request.submission.key.is_some()) {
+            return Ok(None);
+        }
+        let new: Vec<&Request> = requests.iter().collect();
+        let advance = self.start(&new);
+        if !advance.is_one_statement() {
+            return Ok(None);
+        }
+        let after = advance.insert(conn, &self.parts, details(&new)).await?;
+        let answers = new.iter().map(|request| Ok(Created { task: request.id, existed: false })).collect();
+        Ok(Some(Inserted { after, answers, submitted: Vec::new() }))
     }
 
     fn committed(&self, inserted: Inserted, requests: Vec<Request>) {
@@ -160,25 +171,6 @@ impl TaskRequests {
             .map(|(answer, request)| answer.unwrap_or(Ok(Created { task: request.id, existed: false })))
             .collect();
         Ok(Inserted { after, answers, submitted: Vec::new() })
-    }
-
-    /// The same by one statement, where none has a key and none begins with a wait.
-    async fn insert_at_once(
-        &self,
-        conn: &mut impl Session,
-        requests: &[Request],
-    ) -> Result<Option<Inserted>, StoreError> {
-        if requests.iter().any(|request| request.submission.key.is_some()) {
-            return Ok(None);
-        }
-        let new: Vec<&Request> = requests.iter().collect();
-        let advance = self.start(&new);
-        if !advance.is_one_statement() {
-            return Ok(None);
-        }
-        let after = advance.insert(conn, &self.parts, details(&new)).await?;
-        let answers = new.iter().map(|request| Ok(Created { task: request.id, existed: false })).collect();
-        Ok(Some(Inserted { after, answers, submitted: Vec::new() }))
     }
 
     /// Decides on the starts of new tasks.

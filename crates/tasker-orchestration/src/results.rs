@@ -10,6 +10,7 @@ use tasker_shared::events;
 use tasker_shared::messages::{Report, ReportedOutcome, STEP_RESULTS, Verdict};
 use tasker_shared::store::StoreError;
 use tasker_shared::store::tasks::Snapshot;
+use tasker_shared::store::writes::Expected;
 
 use crate::actor::{Actor, Handled, Work};
 use crate::advance::{Advance, After, snapshots};
@@ -53,8 +54,31 @@ impl Actor for ResultProcessor {
         }
     }
 
-    async fn handle_at_once(&self, conn: &mut impl Session, events: &[Report]) -> Result<Option<Decided>, StoreError> {
-        self.reports_at_once(conn, events).await
+    /// Where the cache knows the tasks, and each step's success makes only others ready. It is decided before anything is
+    /// locked; the statement sees to it that the tasks are still those that were decided on.
+    async fn handle_at_once(&self, conn: &mut impl Session, reports: &[Report]) -> Result<Option<Decided>, StoreError> {
+        if !reports.iter().all(|report| matches!(report.outcome, ReportedOutcome::Success { .. })) {
+            return Ok(None);
+        }
+        let is_simple = |snapshot: &Snapshot| !snapshot.task.template().uses_resources;
+        let Some(snapshots) = self.parts.snapshots.take_all(&tasks_of(reports), is_simple) else { return Ok(None) };
+        let expected = Expected {
+            tasks: snapshots.iter().map(|snapshot| (snapshot.task.id(), snapshot.version)).collect(),
+            tokens: reports.iter().map(|report| report.claim.token.clone()).collect(),
+        };
+        let known = snapshots.len() as u64;
+        let mut advance = Advance::new(self.parts.now(), snapshots);
+        advance.writes.expected = expected;
+        let mut accepted: Vec<usize> = (0..reports.len()).collect();
+        // What the cache has may be older than the steps that are reported on.
+        let refused = decide_on(&mut advance, reports, &mut accepted);
+        if !refused.is_empty() || !advance.is_one_statement() {
+            return Ok(None);
+        }
+        self.parts.metrics.cache_hits.inc_by(known);
+        advance.publish(conn, &self.parts, reports.iter().flat_map(|report| &report.events)).await?;
+        let after = advance.write(conn, &self.parts).await?;
+        Ok(Some(Decided { after, accepted, refused: 0 }))
     }
 
     fn committed(&self, decided: Decided, reports: Vec<Report>) {
@@ -111,33 +135,6 @@ impl ResultProcessor {
         let refused = self.discard(conn, reports, &locked.taken).await?;
         let after = advance.write(conn, &self.parts).await?;
         Ok(Decided { after, accepted: locked.taken, refused })
-    }
-
-    /// The same by one statement, where the cache knows the tasks and each step's success makes only others ready. It is
-    /// decided before anything is locked; the statement sees to it that the tasks are still those that were decided on.
-    async fn reports_at_once(
-        &self,
-        conn: &mut impl Session,
-        reports: &[Report],
-    ) -> Result<Option<Decided>, StoreError> {
-        if !reports.iter().all(|report| matches!(report.outcome, ReportedOutcome::Success { .. })) {
-            return Ok(None);
-        }
-        let is_simple = |snapshot: &Snapshot| !snapshot.task.template().uses_resources;
-        let Some(snapshots) = self.parts.snapshots.take_all(&tasks_of(reports), is_simple) else { return Ok(None) };
-        let versions = snapshots.iter().map(|snapshot| (snapshot.task.id(), snapshot.version)).collect();
-        let mut advance = Advance::new(self.parts.now(), snapshots);
-        advance.writes.expect(&versions, reports.iter().map(|report| report.claim.token.clone()));
-        let mut accepted: Vec<usize> = (0..reports.len()).collect();
-        // What the cache has may be older than the steps that are reported on.
-        let refused = decide_on(&mut advance, reports, &mut accepted);
-        if !refused.is_empty() || !advance.is_one_statement() {
-            return Ok(None);
-        }
-        self.parts.metrics.cache_hits.inc_by(versions.len() as u64);
-        advance.publish(conn, &self.parts, reports.iter().flat_map(|report| &report.events)).await?;
-        let after = advance.write(conn, &self.parts).await?;
-        Ok(Some(Decided { after, accepted, refused: 0 }))
     }
 
     /// Reports whose ticket was not theirs any more.

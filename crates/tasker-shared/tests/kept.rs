@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use tasker_shared::store;
 use tasker_shared::store::kept::Kept;
 use tasker_shared::testing::{TestDatabase, eventually};
@@ -52,6 +52,24 @@ async fn an_exhausted_pool_gets_its_connection_back() {
     other.keep();
     // Both were given back, since neither left the pool another one: so two more users find theirs at once.
     let _both = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+}
+
+#[tokio::test]
+async fn what_died_while_it_lay_in_the_pool_is_not_given_away() {
+    let database = TestDatabase::empty().await;
+    let pool = pool(&database, 2).await;
+    let mut both = [pool.acquire().await.unwrap(), pool.acquire().await.unwrap()];
+    let processes = [backend(&mut both[0]).await, backend(&mut both[1]).await];
+    drop(both);
+    eventually("both are back", async || pool.num_idle() == 2).await;
+    let mut other = PgConnection::connect(&database.url).await.unwrap();
+    let end = sqlx::query("SELECT pg_terminate_backend(p) FROM unnest($1::int[]) AS p").bind(processes.as_slice());
+    end.execute(&mut other).await.unwrap();
+    // The pool goes by the machine's clock.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for _ in 0..2 {
+        assert!(!processes.contains(&backend(&mut pool.acquire().await.unwrap()).await));
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Everything that a batch writes, gathered in memory and written by a number of statements that does not
 //! depend on the batch's size.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -178,12 +178,6 @@ impl Writes {
     /// Adds a dead letter entry.
     pub fn dead_letter(&mut self, filing: dead_letters::Filing) {
         self.dead.push(filing);
-    }
-
-    /// Says what is to be as it is expected.
-    pub fn expect(&mut self, versions: &HashMap<TaskId, i64>, tokens: impl Iterator<Item = Token>) {
-        let tasks = versions.iter().map(|(task, version)| (*task, *version)).collect();
-        self.expected = Expected { tasks, tokens: tokens.collect() };
     }
 
     /// Whether one statement writes all of it.

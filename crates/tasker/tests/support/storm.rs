@@ -98,6 +98,7 @@ impl Storm {
     fn draw(&mut self) -> Fault {
         if self.deck.is_empty() {
             self.deck.extend(DECK.iter().flat_map(|&(fault, times)| std::iter::repeat_n(fault, times)));
+            assert_eq!(self.deck.len(), Self::EVERY_KIND);
             self.deck.shuffle(&mut self.rng);
         }
         self.deck.pop().unwrap()
